@@ -1,0 +1,58 @@
+"""Every exception that fedvision raises on purpose, and the exit code that the command line gives it.
+
+    FedvisionError                exit 1
+    ├── ConfigError               exit 2   a key, value or combination in a config that cannot be
+    ├── DataError                 exit 1   images, labels or manifests that cannot be used
+    │   └── CorruptImage
+    ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
+    ├── OutOfRange                (caught by the site: a value that the run's fixed point cannot hold -> Declined)
+    ├── RoundFailed               exit 1   a round that did not get its minimum number of replies
+    ├── EngineError               exit 1   workers or a cluster that cannot be started or died for good
+    └── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
+
+A site that says no is not an error: it is the value `fedvision.types.Declined`.
+"""
+
+
+class FedvisionError(Exception):
+    """The root: whatever fedvision raises on purpose, with a message that names the thing, the value and the way out."""
+
+    exit_code = 1
+
+
+class ConfigError(FedvisionError):
+    """A config that cannot be run: names the key, the value, what is allowed and the nearest key."""
+
+    exit_code = 2
+
+
+class DataError(FedvisionError):
+    """Images, labels or a manifest that cannot be used; names the file or column."""
+
+
+class CorruptImage(DataError):
+    """An image that does not decode; names the file."""
+
+
+class UpdateRefused(FedvisionError):
+    """A site's reply that is not what was asked for.  `code` is short and fixed, for counting."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class OutOfRange(FedvisionError):
+    """A value that the run's fixed point cannot hold; the site answers `Declined` instead of saturating."""
+
+
+class RoundFailed(FedvisionError):
+    """A round that did not get `federation.min_replies` replies, where the config says to stop."""
+
+
+class EngineError(FedvisionError):
+    """Workers or a cluster that cannot be started, or died more often than they may."""
+
+
+class RunFolderError(FedvisionError):
+    """A run folder that cannot be written, read or resumed."""
