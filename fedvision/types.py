@@ -48,13 +48,15 @@ class ClientUpdate:
     """A site's contribution to a round's sums: one vector of fixed-point numbers, laid out by the run's `sums.Layout`.
 
     vector: int64 or int32 [layout.size], the site's weight and figures of training among its fields.
-    work: number of trained examples, times the epochs: what the simulated clock runs on.
+    layout: the layout's digest, so that two parties who mean different numbers find out.
+    work: examples that went through the model: what the simulated clock runs on.
     """
 
     site: SiteId
     round: int
     attempt: int
     vector: np.ndarray
+    layout: str
     work: int = 0
 
 
@@ -77,7 +79,16 @@ class Declined:
     reason: str
 
 
-Reply = ClientUpdate | Measured | Declined
+@dataclass(frozen=True)
+class Lost:
+    """No reply, and what the exchange knows about it: "absent", "dropout", "late", or a worker's fate."""
+
+    site: SiteId
+    round: int
+    kind: str
+
+
+Reply = ClientUpdate | Measured | Declined | Lost
 
 
 class Exchange(Protocol):
@@ -88,10 +99,18 @@ class Exchange(Protocol):
         ...
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
-        """Replies as they come, at most one a site, in any order; a site that is lost gives none.
+        """Replies as they come, at most one a site, in any order; a site that is lost gives `Lost` or nothing.
 
         A `ClientUpdate`'s vector is the caller's until it asks the iterator for the next reply.
         """
+        ...
+
+    def clock(self) -> float:
+        """Seconds: the wall's, or a simulation's."""
+        ...
+
+    def busy(self) -> float:
+        """Wall seconds that the sites have worked so far, over the number that work at once: the rest is transport."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,119 @@
+"""Networks by name, each said to be safe under per-example gradients or not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedvision.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fedvision.experiment import Experiment
+
+MODELS = {
+    "cnn": "two convolutions, two linear layers (McMahan et al. 2017); norm: none, batch or group",
+    "mlp": "one hidden layer",
+    "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
+    "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
+}
+
+
+def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -> "nn.Module":
+    """The experiment's network for images of `shape` [C,H,W], its weights drawn by name or read from model.weights."""
+    import torch
+    from torch import nn
+
+    from fedvision.models import library, small
+    from fedvision.seeds import named
+
+    spec = experiment.model
+    kind, _, name = spec.name.partition("/")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(named(experiment.seed, "model"))
+        if spec.name == "cnn":
+            model: nn.Module = small.Cnn(shape, outputs, spec.width, spec.hidden, spec.dropout, spec.norm)
+        elif spec.name == "mlp":
+            model = small.Mlp(shape, outputs, spec.width, spec.dropout)
+        elif kind == "torchvision" and name:
+            model = library.with_norm(library.torchvision_model(name, shape[0], outputs), spec.norm)
+        elif kind == "timm" and name:
+            model = library.with_norm(library.timm_model(name, shape[0], outputs, shape[1]), spec.norm)
+        else:
+            raise ConfigError(f"model.name = {spec.name!r}: allowed are {', '.join(MODELS)}")
+    if spec.norm_statistics == "frozen":
+        freeze_statistics(model)
+    if spec.weights is not None:
+        _read_weights(model, Path(spec.weights))
+    return model
+
+
+def freeze_statistics(model: "nn.Module") -> None:
+    """Keep every BatchNorm in evaluation mode, also while the model trains: its statistics are constants."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc,assignment]
+
+
+def _read_weights(model: "nn.Module", path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"model.weights = {str(path)!r} cannot be read as safetensors: {error}") from None
+    own = model.state_dict()
+    wrong = [n for n in own if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
+    if wrong:
+        raise ConfigError(f"model.weights = {str(path)!r} is not of this model: {len(wrong)} tensors differ, first {wrong[0]!r}")
+    model.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which tensors of a model's state do what in a federation.
+
+    weights: trained, their updates are averaged.  buffers: running statistics, averaged on purpose, as updates with a range
+    of their own.  home: stay at the site (FedBN).  fixed: never change (counters, frozen statistics).
+    """
+
+    weights: tuple[str, ...]
+    buffers: tuple[str, ...]
+    home: tuple[str, ...]
+    fixed: tuple[str, ...]
+
+
+def parts(model: "nn.Module", experiment: "Experiment") -> Parts:
+    """The parts of `model` under `experiment`; ConfigError where FedBN finds no BatchNorm to keep."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    state = model.state_dict()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    norms = {n for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    at_home = set()
+    if experiment.strategy.name == "fedbn":
+        at_home = {name for name in state if name.rpartition(".")[0] in norms}
+        if not at_home:
+            raise ConfigError(f"strategy.name = fedbn: {experiment.model.name} has no BatchNorm to keep at the sites")
+    running = {n for n in state if n not in trained and state[n].is_floating_point() and n not in at_home}
+    averaged = running if experiment.model.norm_statistics == "averaged" else set()
+    return Parts(
+        weights=tuple(n for n in state if n in trained and n not in at_home),
+        buffers=tuple(n for n in state if n in averaged),
+        home=tuple(n for n in state if n in at_home),
+        fixed=tuple(n for n in state if n not in trained and n not in averaged and n not in at_home),
+    )
+
+
+def per_example_safe(model: "nn.Module") -> str | None:
+    """None where the gradient of one example depends on that example alone; else what couples them."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.train.__name__ != "<lambda>":
+            return f"{name} is a BatchNorm in training mode: it normalises each example by the others (model.norm = group, or frozen statistics)"
+    return None

@@ -1,0 +1,12 @@
+"""What can be learned.  A task owns its loss (per example), its metrics (as sums over examples) and its pictures."""
+
+from typing import Any
+
+TASKS = {"classification": "one label an image; cross-entropy per image; accuracy, balanced accuracy, F1, AUC, confusion"}
+
+
+def make_task(name: str, classes: tuple[str, ...]) -> Any:
+    """The task of that name over `classes`."""
+    from fedvision.tasks.classification import Classification
+
+    return {"classification": Classification}[name](classes)

@@ -1,0 +1,60 @@
+"""The coordinator's half of the federated algorithms: pure functions from (state, what the sites sent) to state.
+
+A strategy of kind "sum" is shown the sum over the sites only, so that it works unchanged where the sum is all there is
+(secure aggregation).  One of kind "single" is shown each update, and cannot be combined with masking.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from fedvision.types import State
+
+
+class Strategy(Protocol):
+    """init, weights, apply; a checkpoint is its state, a frozen dataclass of the paper's symbols."""
+
+    kind: Literal["sum", "single"]
+
+    def init(self, model: State) -> Any:
+        """The state before the first round."""
+        ...
+
+    def weights(self, state: Any) -> State:
+        """What the sites load."""
+        ...
+
+    def extras(self, state: Any) -> Mapping[str, State]:
+        """The algorithm's own fields of a request."""
+        ...
+
+    def apply(self, state: Any, sent: Any, sites: int) -> Any:
+        """The state after a round.  sent: Aggregate (kind "sum") or Updates ("single"); sites: of the whole federation."""
+        ...
+
+
+def make_strategy(config: Any) -> Strategy:
+    """The strategy of a config."""
+    from server.strategies.fedadam import FedAdam
+    from server.strategies.fedavg import FedAvg
+    from server.strategies.fedavgm import FedAvgM
+    from server.strategies.median import Median
+    from server.strategies.scaffold import Scaffold
+
+    options = {name: value for name, value in config.model_dump().items() if name not in {"name", "mu"}}
+    kinds: dict[str, Any] = {
+        "fedavg": FedAvg, "fedprox": FedAvg, "fedbn": FedAvg,
+        "fedavgm": FedAvgM, "fedadam": FedAdam, "scaffold": Scaffold, "median": Median,
+    }  # fmt: skip
+    return kinds[config.name](**options)
+
+
+def moved(model: State, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model with `step` (float64) added to the tensors that it names; new tensors, in the model's own types."""
+    return {name: (x + step[name]).to(x.dtype) if name in step else x for name, x in model.items()}
+
+
+def mean_updates(sent: Any, field: str) -> dict[str, Tensor]:
+    """The mean update of each tensor of a field, {} where the run has no such field."""
+    return {name: sent.mean(field, name) for name in sent.total.layout.slots.get(field, {})}

@@ -1,0 +1,85 @@
+"""A site's answer to a request: the one piece of code that runs in a simulation, on Ray, on Flower and in a hospital."""
+
+import logging
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clients.algorithms import Start
+from clients.training import batches, learning_rate, train
+from clients.workbench import Workbench
+from fedvision.data.site import Site
+from fedvision.errors import OutOfRange
+from fedvision.evaluation import measure
+from fedvision.seeds import seed_torch, stream
+from fedvision.sums import COUNT, Values
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, TrainRequest
+
+log = logging.getLogger("fedvision.site")
+
+
+def answer(request: Request, site: Site, bench: Workbench) -> Reply:
+    """The reply of `site`.  Whatever goes wrong at a site is its `Declined`: where in the code, and nothing of the data;
+    the traceback goes to the site's own log."""
+    try:
+        if isinstance(request, EvaluateRequest):
+            return _evaluate(request, site, bench)
+        return _train(request, site, bench)
+    except OutOfRange as error:
+        return Declined(site.id, request.round, "out_of_range", str(error))
+    except Exception as error:  # the boundary of a site: its failure is a value, so that the other sites go on
+        log.exception("site %s, round %d", site.id, request.round)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
+        return Declined(site.id, request.round, "error", place)
+
+
+def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measured:
+    bench.load(request.model, bench.states.current(site.id, request.counted) if bench.parts.home else {})
+    examples = site.part(request.part)
+    return Measured(site.id, request.round, measure(bench.model, bench.task, examples, bench.experiment.evaluation.batch_size, bench.device))
+
+
+def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate | Declined:
+    experiment, n = bench.experiment, len(site.train)
+    training, limit = experiment.training, experiment.federation.max_examples
+    if n > limit:
+        return Declined(site.id, request.round, "too_many_examples", f"more than federation.max_examples = {limit}")
+    if n == 0 or (n == 1 and not bench.lonely):
+        return Declined(site.id, request.round, "too_few_examples", "BatchNorm needs two examples to train on" if n else "no training data")
+    own = bench.states.current(site.id, request.counted)
+    bench.load(request.model, {name: own[name] for name in bench.parts.home} if own and bench.parts.home else {})
+    names = ("site", site.id, "round", request.round)
+    seed_torch(experiment.seed, *names)
+    rate = learning_rate(training, request.round, experiment.federation.rounds)
+    weights = {name: bench.model.get_parameter(name) for name in bench.parts.weights}
+    start = Start(weights, request.model, request.extras, own)
+    loss, seen, steps = train(
+        bench.model, bench.task, site.train,
+        batches(n, training, experiment.seed, *names, lonely=bench.lonely),
+        bench.fresh_optimizer(rate), bench.device, training.gradient_clip, bench.rule.correct(start),
+    )  # fmt: skip
+    fields, keep = bench.rule.finish(start, rate * steps, {name: bench.tensors[name] for name in bench.parts.home})
+    count = n if experiment.federation.weighting == "examples" else 1
+    values = {**_updates(request, bench), **fields, "loss": {"": _scalar(loss)}, COUNT: {"": _scalar(count)}, "examples": {"": _scalar(n)}}
+    chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
+    vector = bench.encoder.encode(values, count, chance)
+    if keep:
+        bench.states.keep(site.id, request.round, keep)
+    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, seen)
+
+
+def _updates(request: TrainRequest, bench: Workbench) -> Values:
+    """After and before of each tensor that travels."""
+    with torch.no_grad():
+        return {
+            field: {n: (bench.tensors[n].cpu().numpy(), request.model[n].numpy()) for n in names}
+            for field, names in (("weights", bench.parts.weights), ("buffers", bench.parts.buffers))
+            if field in bench.layout.by_name
+        }
+
+
+def _scalar(value: float) -> np.ndarray:
+    return np.array(value, np.float64)

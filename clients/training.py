@@ -1,0 +1,81 @@
+"""Local training: the steps that a site makes with the model in one round."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedvision.data.site import Examples
+from fedvision.experiment import Training
+from fedvision.seeds import stream
+
+Correct = Callable[[], None]  # changes the gradients in place, between backward and step
+
+
+def learning_rate(training: Training, round: int, rounds: int) -> float:
+    """η_l of a round: constant, half a cosine to 0 over the rounds, or dropped by a factor every few rounds."""
+    if training.schedule == "cosine":
+        return training.learning_rate * (1 + math.cos(math.pi * round / rounds)) / 2
+    if training.schedule == "step":
+        return training.learning_rate * training.schedule_factor ** (round // training.schedule_step)
+    return training.learning_rate
+
+
+def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of the config over `parameters`."""
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    return torch.optim.SGD(
+        parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+
+
+def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bool = True) -> Iterator[np.ndarray]:
+    """Positions of each step's examples: `epochs` passes in an order drawn by name, or `steps` batches from as many
+    passes as they need.  lonely: whether a last batch of one example may stand alone (BatchNorm cannot train on it)."""
+    order = stream(seed, *names, "order")
+    size, wanted, made = training.batch_size, training.steps, 0
+    for _ in range(training.epochs if wanted is None else wanted):
+        positions = order.permutation(n)
+        ends = list(range(size, n, size)) + [n]
+        if not lonely and len(ends) > 1 and ends[-1] - ends[-2] == 1:
+            del ends[-2]
+        for start, end in zip([0, *ends], ends, strict=False):
+            if made == wanted:
+                return
+            made += 1
+            yield positions[start:end]
+
+
+def train(
+    model: nn.Module,
+    task: Any,
+    examples: Examples,
+    order: Iterator[np.ndarray],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    clip: float | None = None,
+    correct: Correct | None = None,
+) -> tuple[float, int, int]:
+    """Step through `order`.  Returns the mean loss of the examples as they were met, their number, and the steps."""
+    model.train()
+    losses: list[Tensor] = []
+    seen = steps = 0
+    for positions in order:
+        batch = examples.batch(positions)
+        loss = task.loss(model(batch.inputs.to(device)), batch.targets.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        mean = loss.mean()
+        mean.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        if correct is not None:
+            correct()
+        optimizer.step()
+        losses.append(mean.detach() * len(positions))
+        seen += len(positions)
+        steps += 1
+    return float(torch.stack(losses).double().sum()) / seen, seen, steps

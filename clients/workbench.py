@@ -1,0 +1,74 @@
+"""Workbench: what one worker builds once and uses for every site that it serves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clients.algorithms import Plain, make_rule
+from clients.state import SiteStates
+from clients.training import make_optimizer
+from fedvision.experiment import Experiment
+from fedvision.fields import declare
+from fedvision.models import Parts, build, parts
+from fedvision.sums import Encoder, Layout
+from fedvision.tasks import make_task
+from fedvision.types import State
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of the config: auto = a GPU where there is one."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+@dataclass
+class Workbench:
+    """One worker's model, optimiser, encoder and rule.  Sites come and go; nothing of one is seen by the next, because
+    every tensor of the model is set from the request, and the optimiser forgets, before each."""
+
+    experiment: Experiment
+    model: nn.Module
+    task: Any
+    parts: Parts
+    layout: Layout
+    rule: Plain
+    states: SiteStates
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    encoder: Encoder
+    tensors: dict[str, Tensor]
+    lonely: bool
+
+    @classmethod
+    def set_up(cls, experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
+        """Build everything for images of `shape` [C,H,W] in `classes`, in a federation of `sites`."""
+        torch.set_num_threads(experiment.engine.threads)
+        task = make_task(experiment.task, classes)
+        device = pick_device(experiment.engine.device)
+        model = build(experiment, shape, task.outputs)
+        own = parts(model, experiment)
+        layout = declare(experiment, model.state_dict(), own, sites)
+        model.to(device)
+        return cls(
+            experiment=experiment, model=model, task=task, parts=own, layout=layout,
+            rule=make_rule(experiment.strategy), states=SiteStates(states), device=device,
+            optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
+            encoder=Encoder(layout), tensors=model.state_dict(),
+            lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
+        )  # fmt: skip
+
+    def load(self, state: State, own: State) -> None:
+        """Set every tensor of the model: the site's `own` where it has one, else the request's."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self.tensors.values()), [own.get(n, state[n]) if own else state[n] for n in self.tensors])
+
+    def fresh_optimizer(self, rate: float) -> torch.optim.Optimizer:
+        """The optimiser without memory, at this learning rate."""
+        self.optimizer.state.clear()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return self.optimizer

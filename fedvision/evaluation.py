@@ -1,0 +1,79 @@
+"""Measuring a model on examples: sums over them, the same at a site and at the coordinator."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedvision.data.site import Examples
+
+Sums = Mapping[str, np.ndarray]
+
+
+def measure(model: nn.Module, task: Any, examples: Examples, batch_size: int, device: torch.device) -> dict[str, np.ndarray]:
+    """The task's sums over all of `examples`; {} where there are none."""
+    total: dict[str, np.ndarray] = {}
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch_size):
+            batch = examples.batch(np.arange(start, min(start + batch_size, len(examples))))
+            total = add(total, task.sums(model(batch.inputs.to(device)), batch.targets.to(device)))
+    model.train(training)
+    return total
+
+
+def add(a: Sums, b: Sums) -> dict[str, np.ndarray]:
+    """The sums over two sets of examples together; {} stands for none."""
+    return {name: a[name] + b[name] for name in a} if a and b else dict(a or b)
+
+
+def over_sites(task: Any, by_site: Mapping[str, Sums], main: str = "accuracy") -> dict[str, Any]:
+    """What the sites' own sums say: `pooled` (all examples alike), and of the sites' metrics `mean`, `worst`, `spread`
+    (standard deviation over sites) and `per_site`."""
+    per_site = {site: task.metrics(sums) for site, sums in sorted(by_site.items()) if sums}
+    if not per_site:
+        return {"pooled": {}, "mean": {}, "worst": {}, "spread": {}, "per_site": {}}
+    pooled: dict[str, np.ndarray] = {}
+    for site in per_site:
+        pooled = add(pooled, by_site[site])
+    names = [n for n in task.metrics(pooled) if any(n in m for m in per_site.values())]
+    values = {n: [m[n] for m in per_site.values() if n in m] for n in names}
+    worst: dict[str, Any] = {n: (max if n == "loss" else min)(v) for n, v in values.items()}
+    holders = {site: m[main] for site, m in per_site.items() if main in m}
+    if holders:
+        worst[f"{main}_site"] = min(holders, key=holders.__getitem__)
+    return {
+        "pooled": task.metrics(pooled),
+        "mean": {n: float(np.mean(v)) for n, v in values.items()},
+        "worst": worst,
+        "spread": {n: float(np.std(v)) for n, v in values.items()},
+        "per_site": per_site,
+    }
+
+
+def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+    """One name, one number: the headline figures are the server's test set's where it has one, else the sites' pooled;
+    site_* are over the sites' own test data."""
+    result: dict[str, float] = {}
+    if evaluation is None:
+        return result
+    server, sites = evaluation.get("server") or {}, evaluation.get("sites") or {}
+    headline = server.get("test") or server.get("validation") or sites.get("pooled") or {}
+    result |= {name: value for name, value in headline.items() if name != "examples"}
+    for kind in ("mean", "worst", "spread"):
+        for name, value in (sites.get(kind) or {}).items():
+            if isinstance(value, float) and not name.startswith(("recall_", "examples")):
+                result[f"site_{kind}_{name}"] = value
+    return result
+
+
+def criterion(evaluation: Mapping[str, Any] | None, name: str) -> float | None:
+    """The figure that picks the best checkpoint: the server's validation set's, else its test set's, else the sites' mean."""
+    if evaluation is None:
+        return None
+    server, sites = evaluation.get("server") or {}, evaluation.get("sites") or {}
+    candidates: Iterable[Mapping[str, float] | None] = (server.get("validation"), server.get("test"), sites.get("mean"))
+    return next((c[name] for c in candidates if c and name in c), None)

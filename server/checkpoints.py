@@ -1,0 +1,80 @@
+"""Checkpoints: a strategy's state, whole or not at all on disk, the newest few and the best."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedvision.errors import RunFolderError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
+    best: the best value of the criterion so far."""
+
+    next_round: int = 0
+    counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    best: float | None = None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write, fsync, rename, fsync the folder: after a crash the file is the old one or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Checkpoints:
+    """`round-N.safetensors` under a folder; each holds the strategy's state and a `Progress`."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*.safetensors"), key=lambda path: int(path.stem.removeprefix("round-")))
+
+    def write(self, state: Any, progress: Progress, best: bool) -> None:
+        """Make `state` durable, then drop what is too old."""
+        tensors: dict[str, Tensor] = {}
+        for f in dataclasses.fields(state):
+            tensors |= {f"{f.name}/{name}": tensor.contiguous() for name, tensor in getattr(state, f.name).items()}
+        content = save(tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
+        if best:
+            write_whole(self.folder / "best.safetensors", content)
+        write_whole(self.folder / f"round-{progress.next_round}.safetensors", content)
+        for old in self._files()[: -self.keep]:
+            old.unlink()
+
+    def newest(self, empty: Any) -> tuple[Any, Progress] | None:
+        """The last state and how far it was, in the type of `empty`; None where there is none."""
+        files = self._files()
+        if not files:
+            return None
+        try:
+            tensors = load_file(files[-1])
+            with safe_open(files[-1], "pt") as file:
+                progress = json.loads(file.metadata()["progress"])
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise RunFolderError(f"{files[-1]} is damaged ({error}); delete it to go on from the checkpoint before it") from None
+        states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            states[part][name] = tensor
+        return type(empty)(**states), Progress(**progress)

@@ -1,0 +1,58 @@
+"""The coordinator's evaluations: on data of its own, and, by asking, on the sites' own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedvision.data.site import Examples
+from fedvision.evaluation import Sums, measure, over_sites
+from fedvision.experiment import Experiment
+from fedvision.types import EvaluateRequest, Exchange, Measured, SiteId, State
+from server.cohorts import cohort
+
+
+@dataclass
+class Evaluator:
+    """Measures a model as `evaluation` says.  own: the coordinator's examples by part; last: the newest sums, for the summary."""
+
+    experiment: Experiment
+    run_id: str
+    exchange: Exchange
+    task: Any
+    model: nn.Module
+    own: Mapping[str, Examples]
+    device: torch.device
+    last: dict[str, Sums]
+
+    def __call__(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any]:
+        """{"server": {"validation", "test"} | None, "sites": what `over_sites` says | None}."""
+        return {"server": self._server(weights), "sites": self._sites(weights, round, counted)}
+
+    def _server(self, weights: State) -> dict[str, Any] | None:
+        if not self.own:
+            return None
+        self.model.load_state_dict(dict(weights))
+        self.model.to(self.device)
+        result = {}
+        for part, examples in self.own.items():
+            sums = measure(self.model, self.task, examples, self.experiment.evaluation.batch_size, self.device)
+            self.last[f"server {part}"] = sums
+            result[part] = self.task.metrics(sums) if sums else None
+        return result
+
+    def _sites(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any] | None:
+        which = self.experiment.evaluation.sites
+        if which == "none":
+            return None
+        chosen: Sequence[SiteId] = self.exchange.sites()
+        if which == "cohort":
+            chosen = cohort(self.experiment.federation, chosen, self.experiment.seed, round, 1)
+        requests = {site: EvaluateRequest(self.run_id, round, weights, "test", counted.get(site)) for site in chosen}
+        by_site = {reply.site: reply.sums for reply in self.exchange.ask(requests) if isinstance(reply, Measured) and reply.site in requests}
+        pooled = [sums for _, sums in sorted(by_site.items()) if sums]
+        if pooled:
+            self.last["sites' test"] = {name: sum(sums[name] for sums in pooled) for name in pooled[0]}  # type: ignore[misc]
+        return over_sites(self.task, by_site, self.experiment.evaluation.best)

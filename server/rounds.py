@@ -1,0 +1,199 @@
+"""The rounds of a run, over any Exchange.  McMahan et al. 2017, algorithm 1, with everything that goes wrong."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from fedvision.errors import RoundFailed, UpdateRefused
+from fedvision.evaluation import criterion
+from fedvision.experiment import Experiment, has_site_state
+from fedvision.sums import Layout, Total
+from fedvision.types import ClientUpdate, Declined, Exchange, Lost, SiteId, TrainRequest
+from server.aggregate import Aggregate, Updates
+from server.checkpoints import Progress
+from server.cohorts import cohort
+from server.strategies import Strategy
+
+
+class Recorder(Protocol):
+    """Who keeps and shows the rounds."""
+
+    def asked(self, round: int, sites: int) -> None:
+        """A round's requests go out."""
+        ...
+
+    def replied(self) -> None:
+        """One site has replied."""
+        ...
+
+    def done(self, state: Any, progress: Progress, record: dict[str, Any], best: bool) -> None:
+        """A round is over: `state` is what a resume starts from."""
+        ...
+
+
+Evaluate = Callable[[Any, int, Mapping[SiteId, int]], dict[str, Any]]
+
+
+@dataclass
+class Attempt:
+    """What came back in one round: the updates, and who did what."""
+
+    sink: Total | Updates
+    asked: list[SiteId] = field(default_factory=list)
+    answered: list[SiteId] = field(default_factory=list)
+    declined: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
+    fold_seconds: float = 0.0
+
+    def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
+        """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
+        self.asked += [site for site in requests if site not in self.missing]
+        self.missing |= {site: "no reply" for site in requests}
+        for reply in exchange.ask(requests):
+            began = time.perf_counter()
+            self._take(reply, requests, layout)
+            self.fold_seconds += time.perf_counter() - began
+            replied()
+
+    def _take(self, reply: Any, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
+        site = reply.site
+        if site not in requests or site in self.answered:
+            self.refused[site] = "not_asked: a reply that nobody asked for, or a second one"
+            return
+        if isinstance(reply, Lost):
+            self.missing[site] = reply.kind
+            return
+        self.missing.pop(site, None)
+        if isinstance(reply, Declined):
+            self.declined[site] = f"{reply.code}: {reply.reason}"
+            return
+        try:
+            self.norms.append(self._add(reply, requests[site], layout))
+            self.answered.append(site)
+        except UpdateRefused as error:
+            self.refused[site] = f"{error.code}: {error}"
+
+    def _add(self, reply: Any, request: TrainRequest, layout: Layout) -> float:
+        if not isinstance(reply, ClientUpdate):
+            raise UpdateRefused("wrong_kind", f"a {type(reply).__name__} where an update was asked for")
+        if (reply.round, reply.attempt) != (request.round, request.attempt):
+            raise UpdateRefused("stale", f"an update of round {reply.round}.{reply.attempt}, and this is {request.round}.{request.attempt}")
+        if reply.layout != layout.digest:
+            raise UpdateRefused("wrong_names", "its numbers have other names, shapes or scales than this run's")
+        if isinstance(self.sink, Updates):
+            return self.sink.add(reply.site, reply.vector)
+        return self.sink.add(reply.vector)
+
+    def record(self) -> dict[str, Any]:
+        """Who did what, in the order of the names: arrival must not show."""
+        return {
+            "asked": sorted(self.asked),
+            "answered": sorted(self.answered),
+            "declined": dict(sorted(self.declined.items())),
+            "refused": dict(sorted(self.refused.items())),
+            "missing": dict(sorted(self.missing.items())),
+        }
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies."""
+
+    experiment: Experiment
+    run_id: str
+    exchange: Exchange
+    strategy: Strategy
+    layout: Layout
+    evaluate: Evaluate
+    recorder: Recorder
+
+    def run(self, state: Any, progress: Progress) -> Any:
+        """The strategy's state after the last round, from `state` at `progress`."""
+        federation, sites = self.experiment.federation, self.exchange.sites()
+        for number in range(progress.next_round, federation.rounds):
+            began, clock, busy = time.perf_counter(), self.exchange.clock(), self.exchange.busy()
+            attempt, attempts = self._attempts(number, state, progress, sites)
+            asked = time.perf_counter()
+            record: dict[str, Any] = {"round": number, "attempt": attempts, "status": "skipped", **attempt.record(), "train": None}
+            if len(attempt.answered) >= federation.min_replies:
+                record |= {"status": "counted", "update_norm": _mean(sorted(attempt.norms))}
+                state, record["train"] = self._apply(state, attempt, len(sites))
+                if has_site_state(self.experiment):
+                    progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
+            summed = time.perf_counter()
+            simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
+            last = number + 1 == federation.rounds
+            due = (number + 1) % self.experiment.evaluation.every == 0 or last
+            record["evaluation"] = self.evaluate(self.strategy.weights(state), number, progress.counted) if due else None
+            evaluated = time.perf_counter()
+            waited = asked - began - attempt.fold_seconds
+            record["seconds"] = {
+                "train": min(working, waited),
+                "send": max(waited - working, 0.0),
+                "sum": attempt.fold_seconds + summed - asked,
+                "evaluate": evaluated - summed,
+                "total": evaluated - began,
+            }
+            record["simulated_seconds"] = simulated if self.experiment.conditions.any else None
+            value = criterion(record["evaluation"], self.experiment.evaluation.best)
+            best = value is not None and (progress.best is None or _better(self.experiment.evaluation.best, value, progress.best))
+            progress = replace(progress, next_round=number + 1, best=value if best else progress.best)
+            self.recorder.done(state, progress, record, best)
+        return state
+
+    def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
+        """Ask until there are enough replies, as federation.on_missing says; the attempt, and how many it took."""
+        federation = self.experiment.federation
+        attempt = Attempt(self._sink())
+        for count in range(1, federation.max_attempts + 1):
+            waiting = federation.on_missing == "wait" and count > 1
+            chosen = [site for site in attempt.missing if site not in attempt.declined] if waiting else cohort(
+                federation, sites, self.experiment.seed, number, count
+            )
+            if not waiting and count > 1:
+                attempt = Attempt(self._sink())
+            requests = self._requests(number, count, state, progress, chosen)
+            self.recorder.asked(number, len(requests))
+            attempt.collect(self.exchange, requests, self.layout, self.recorder.replied)
+            if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
+                return attempt, count
+            if federation.on_missing == "stop":
+                break
+        raise RoundFailed(
+            f"round {number}: {len(attempt.answered)} sites' updates were counted, and federation.min_replies is {federation.min_replies}"
+            f"{_why(attempt)}; after attempt {count} of at most {federation.max_attempts} the run stops (federation.on_missing = {federation.on_missing})"
+        )
+
+    def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
+        request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
+        return {site: replace(request, counted=progress.counted[site]) if site in progress.counted else request for site in chosen}
+
+    def _sink(self) -> Total | Updates:
+        most = self.experiment.federation.max_update_norm
+        return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most)
+
+    def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any]]:
+        if isinstance(attempt.sink, Updates):
+            record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
+            state = self.strategy.apply(state, attempt.sink, sites)
+            attempt.sink.close()
+            return state, record
+        aggregate = Aggregate.of(attempt.sink)
+        return self.strategy.apply(state, aggregate, sites), {"loss": aggregate.mean_loss, "examples": aggregate.examples}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _better(metric: str, value: float, best: float) -> bool:
+    return value < best if metric == "loss" else value > best
+
+
+def _why(attempt: Attempt) -> str:
+    """The first few reasons, so that a message says what to mend."""
+    said = [f"{site} {what}" for group in (attempt.declined, attempt.refused, attempt.missing) for site, what in sorted(group.items())]
+    return f" ({'; '.join(said[:3])}{f'; and {len(said) - 3} more' if len(said) > 3 else ''})" if said else ""
