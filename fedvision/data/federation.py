@@ -1,0 +1,91 @@
+"""The data of an experiment, opened: who holds what, one site at a time."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedvision.data.dataset import Dataset
+from fedvision.data.datasets import DATASETS
+from fedvision.data.draw import draw
+from fedvision.data.partition import SERVER, TEST, TRAIN, VALIDATION, Partition
+from fedvision.data.site import PARTS, Examples, Site, Source, float_bytes
+from fedvision.errors import ConfigError, DataError
+from fedvision.types import SiteId
+
+if TYPE_CHECKING:
+    from fedvision.experiment import Experiment
+
+_SITES_KEPT = 512 << 20  # bytes of opened sites that one process keeps
+_SITE_OVERHEAD = 4096  # bytes of a site's objects besides its images
+
+
+class Federated:
+    """The data set and its partition; `site` opens a site when it is asked for, and keeps the last ones."""
+
+    def __init__(self, dataset: Dataset, partition: Partition, kept: int = _SITES_KEPT):
+        self.dataset, self.partition = dataset, partition
+        self.sites: tuple[SiteId, ...] = tuple(SiteId(name) for name in partition.sites)
+        self.classes = dataset.classes
+        self.shape = dataset.shape
+        self.fingerprint = partition.fingerprint
+        self.notes = (*dataset.notes, *partition.notes)
+        self._source = Source(dataset, partition)
+        self._number = {name: number for number, name in enumerate(self.sites)}
+        self._order = np.argsort(partition.site_of, kind="stable")  # rows by site, ascending inside each
+        self._ends = np.searchsorted(partition.site_of[self._order], np.arange(len(self.sites) + 1))
+        self._kept: OrderedDict[SiteId, tuple[Site, int]] = OrderedDict()
+        self._room = kept
+
+    def site(self, id: SiteId) -> Site:
+        """The site `id`; DataError where there is none of that name."""
+        if (found := self._kept.get(id)) is not None:
+            self._kept.move_to_end(id)
+            return found[0]
+        if id not in self._number:
+            raise DataError(f"there is no site {id!r}: the sites are {self.sites[0]} to {self.sites[-1]}")
+        return self._open(id)
+
+    def _open(self, id: SiteId) -> Site:
+        number = self._number[id]
+        rows = self._order[self._ends[number] : self._ends[number + 1]]
+        part = self.partition.part_of[rows]
+        train, validation, test = (Examples(self._source, rows[part == p]) for p in (TRAIN, VALIDATION, TEST))
+        site = Site(id, train, validation, test)
+        size = _SITE_OVERHEAD + float_bytes(self.dataset, len(rows))
+        self._room -= size
+        self._kept[id] = (site, size)
+        while self._room < 0 and len(self._kept) > 1:
+            self._room += self._kept.popitem(last=False)[1][1]
+        return site
+
+    def server(self, part: str) -> Examples:
+        """The coordinator's own public data, "validation" or "test"; empty where evaluation.server keeps none."""
+        if part not in {"validation", "test"}:
+            raise ValueError(f"part {part!r}: the server has validation and test data, and never trains")
+        return Examples(self._source, self.partition.rows(SERVER, PARTS.index(part)))
+
+    def pooled(self, part: str) -> Examples:
+        """All sites' `part` together, each example as its own site's camera gives it; ordered by site."""
+        rows = self._order[self._ends[0] :]
+        return Examples(self._source, rows[self.partition.part_of[rows] == PARTS.index(part)])
+
+
+def open_federated(experiment: "Experiment", partition_file: Path | None = None) -> Federated:
+    """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn from the seed."""
+    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
+    saved = partition_file or experiment.partition.load
+    if saved is None:
+        return Federated(dataset, draw(dataset, experiment))
+    partition = Partition.load(Path(saved), dataset.fingerprint())
+    sites = experiment.partition.sites
+    if sites is not None and sites != len(partition.sites):
+        raise ConfigError(
+            f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: give the same number"
+        )
+    if experiment.evaluation.server is not None and not (partition.site_of == SERVER).any():
+        raise ConfigError(
+            f"evaluation.server is set, and the partition {saved} keeps no data for the server: set it to null, or draw anew"
+        )
+    return Federated(dataset, partition)

