@@ -30,28 +30,37 @@ def add(a: Sums, b: Sums) -> dict[str, np.ndarray]:
     return {name: a[name] + b[name] for name in a} if a and b else dict(a or b)
 
 
-def over_sites(task: Any, by_site: Mapping[str, Sums], main: str = "accuracy") -> dict[str, Any]:
-    """What the sites' own sums say: `pooled` (all examples alike), and of the sites' metrics `mean`, `worst`, `spread`
-    (standard deviation over sites) and `per_site`."""
-    per_site = {site: task.metrics(sums) for site, sums in sorted(by_site.items()) if sums}
-    if not per_site:
-        return {"pooled": {}, "mean": {}, "worst": {}, "spread": {}, "per_site": {}}
-    pooled: dict[str, np.ndarray] = {}
-    for site in per_site:
-        pooled = add(pooled, by_site[site])
-    names = [n for n in task.metrics(pooled) if any(n in m for m in per_site.values())]
-    values = {n: [m[n] for m in per_site.values() if n in m] for n in names}
-    worst: dict[str, Any] = {n: (max if n == "loss" else min)(v) for n, v in values.items()}
-    holders = {site: m[main] for site, m in per_site.items() if main in m}
-    if holders:
-        worst[f"{main}_site"] = min(holders, key=holders.__getitem__)
-    return {
-        "pooled": task.metrics(pooled),
-        "mean": {n: float(np.mean(v)) for n, v in values.items()},
-        "worst": worst,
-        "spread": {n: float(np.std(v)) for n, v in values.items()},
-        "per_site": per_site,
-    }
+class OverSites:
+    """What the sites' own sums say, taken in one at a time: only the pooled sums and each site's figures are kept."""
+
+    def __init__(self, task: Any, main: str = "accuracy"):
+        self.task, self.main = task, main
+        self.pooled: dict[str, np.ndarray] = {}
+        self.per_site: dict[str, dict[str, float]] = {}
+
+    def add(self, site: str, sums: Sums) -> None:
+        """One site's sums; a site without examples of its own adds nothing."""
+        if sums:
+            self.per_site[site] = self.task.metrics(sums)
+            self.pooled = add(self.pooled, sums)
+
+    def figures(self) -> dict[str, Any]:
+        """`pooled` (all examples alike), and of the sites' metrics `mean`, `worst`, `spread` (standard deviation over
+        sites) and `per_site`; the order in which sites came does not show."""
+        per_site = dict(sorted(self.per_site.items()))
+        pooled = self.task.metrics(self.pooled) if self.pooled else {}
+        values = {n: [m[n] for m in per_site.values() if n in m] for n in pooled}
+        worst: dict[str, Any] = {n: (max if n == "loss" else min)(v) for n, v in values.items() if v}
+        holders = {site: m[self.main] for site, m in per_site.items() if self.main in m}
+        if holders:
+            worst[f"{self.main}_site"] = (max if self.main == "loss" else min)(holders, key=holders.__getitem__)
+        return {
+            "pooled": pooled,
+            "mean": {n: float(np.mean(v)) for n, v in values.items() if v},
+            "worst": worst,
+            "spread": {n: float(np.std(v)) for n, v in values.items() if v},
+            "per_site": per_site,
+        }
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

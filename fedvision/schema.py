@@ -164,8 +164,6 @@ def _path(location: tuple[Any, ...], section: type[Section]) -> list[str]:
             kind = variants[rest.pop(0)]
         else:
             kind = next(iter(_sections(field.annotation)), None) if field is not None else None
-            while rest and not isinstance(rest[0], int) and field is not None and kind is None:
-                rest.pop(0)  # the names that pydantic gives to the members of a plain union
             while rest and kind is not None and rest[0] == kind.__name__:
                 rest.pop(0)
     return path

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedvision.data.site import Examples
-from fedvision.evaluation import Sums, measure, over_sites
+from fedvision.evaluation import OverSites, Sums, measure
 from fedvision.experiment import Experiment
 from fedvision.types import EvaluateRequest, Exchange, Measured, SiteId, State
 from server.cohorts import cohort
@@ -28,7 +28,7 @@ class Evaluator:
     last: dict[str, Sums]
 
     def __call__(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any]:
-        """{"server": {"validation", "test"} | None, "sites": what `over_sites` says | None}."""
+        """{"server": {"validation", "test"} | None, "sites": what `OverSites` says | None}."""
         return {"server": self._server(weights), "sites": self._sites(weights, round, counted)}
 
     def _server(self, weights: State) -> dict[str, Any] | None:
@@ -51,8 +51,9 @@ class Evaluator:
         if which == "cohort":
             chosen = cohort(self.experiment.federation, chosen, self.experiment.seed, round, 1)
         requests = {site: EvaluateRequest(self.run_id, round, weights, "test", counted.get(site)) for site in chosen}
-        by_site = {reply.site: reply.sums for reply in self.exchange.ask(requests) if isinstance(reply, Measured) and reply.site in requests}
-        pooled = [sums for _, sums in sorted(by_site.items()) if sums]
-        if pooled:
-            self.last["sites' test"] = {name: sum(sums[name] for sums in pooled) for name in pooled[0]}  # type: ignore[misc]
-        return over_sites(self.task, by_site, self.experiment.evaluation.best)
+        figures = OverSites(self.task, self.experiment.evaluation.best)
+        for reply in self.exchange.ask(requests):
+            if isinstance(reply, Measured) and reply.site in requests:
+                figures.add(reply.site, reply.sums)
+        self.last["sites' test"] = figures.pooled
+        return figures.figures()

@@ -1,0 +1,153 @@
+"""One federated run at the coordinator, from start or resume to model, figures and report."""
+
+import hashlib
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from fedvision.data.site import Examples
+from fedvision.errors import FedvisionError, RunFolderError
+from fedvision.evaluation import Sums, flat
+from fedvision.experiment import Experiment, has_site_state
+from fedvision.fields import declare
+from fedvision.models import build, parts
+from fedvision.tasks import make_task
+from fedvision.tracking.folder import RunFolder
+from fedvision.tracking.progress import Progress as Display
+from fedvision.types import Exchange, State
+from server.checkpoints import Checkpoints, Progress, write_whole
+from server.evaluation import Evaluator
+from server.journal import Journal, Listener
+from server.rounds import Rounds
+from server.strategies import make_strategy
+
+log = logging.getLogger("fedvision.server")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test")."""
+
+    experiment: Experiment
+    folder: RunFolder
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    own: Mapping[str, Examples]
+    notes: tuple[str, ...] = ()
+    listeners: list[Listener] = field(default_factory=list)
+
+    @property
+    def run_id(self) -> str:
+        """The name of the run."""
+        return self.folder.path.name
+
+
+def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str, Any]:
+    """Run all rounds that are not done yet.  Returns the summary, which is also on disk; raises what ended the run."""
+    began, started = time.perf_counter(), datetime.now(UTC)
+    experiment, folder = job.experiment, job.folder
+    torch.set_num_threads(experiment.engine.threads)
+    task = make_task(experiment.task, job.classes)
+    model = build(experiment, job.shape, task.outputs)
+    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    strategy = make_strategy(experiment.strategy)
+    layout = declare(experiment, initial, parts(model, experiment), len(exchange.sites()))
+    checkpoints = Checkpoints(folder.path / "checkpoints", experiment.tracking.checkpoints)
+    state, progress = checkpoints.newest(strategy.init(initial)) or (strategy.init(initial), Progress())
+    folder.truncate_rounds(progress.next_round)
+    before = _seconds_so_far(folder)
+    journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) else 1)
+    device = torch.device("cuda" if experiment.engine.device != "cpu" and torch.cuda.is_available() else "cpu")
+    evaluate = Evaluator(experiment, job.run_id, exchange, task, model, job.own, device, {})
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, journal)
+    display.start(experiment.federation.rounds, progress.next_round)
+    outcome: dict[str, Any] = {"status": "completed", "error": None}
+    try:
+        state = rounds.run(state, progress)
+        if not evaluate.last and progress.next_round == experiment.federation.rounds:  # resumed when all was done
+            evaluate(strategy.weights(state), progress.next_round - 1, progress.counted)
+        journal.settle()
+    except BaseException as error:  # recorded, then raised again: also Ctrl-C
+        interrupted = isinstance(error, KeyboardInterrupt)
+        outcome = {"status": "interrupted" if interrupted else "failed", "error": None if interrupted else _said(error)}
+        log.error("the run ended: %s", outcome["error"] or "interrupted")
+        raise
+    finally:
+        journal.close()
+        summary = summarise(job, outcome, evaluate.last, task, before + time.perf_counter() - began, started)
+        if outcome["status"] == "completed":
+            summary |= write_model(folder, strategy.weights(state))
+        folder.write_summary(summary)
+        display.finish()
+    return summary
+
+
+def summarise(
+    job: Assignment, outcome: Mapping[str, Any], last: Mapping[str, Sums], task: Any, seconds: float, started: datetime
+) -> dict[str, Any]:
+    """What summary.json says of a run, from its rounds."""
+    records = job.folder.rounds()
+    evaluated = next((r["evaluation"] for r in reversed(records) if r.get("evaluation")), None)
+    figures = flat(evaluated)
+    which = next((w for w in ("server test", "server validation", "sites' test") if last.get(w)), None)
+    counts = {
+        "declined": Counter(_code(reason) for r in records for reason in r.get("declined", {}).values()),
+        "refused": Counter(_code(reason) for r in records for reason in r.get("refused", {}).values()),
+        "missing": Counter(kind for r in records for kind in r.get("missing", {}).values()),
+    }
+    return {
+        "name": job.experiment.name,
+        "run": job.run_id,
+        "kind": "simulate",
+        **outcome,
+        "engine": job.experiment.engine.name,
+        "rounds": len(records),
+        "rounds_planned": job.experiment.federation.rounds,
+        "metrics": figures,
+        "sites": ((evaluated or {}).get("sites") or {}).get("per_site", {}),
+        "confusion": np.asarray(last[which]["confusion"]).tolist() if which else None,
+        "confusion_of": which,
+        "classes": list(job.classes),
+        "seconds": seconds,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "notes": list(job.notes),
+        "counts": {kind: dict(sorted(c.items())) for kind, c in counts.items()},
+    }
+
+
+def write_model(folder: RunFolder, weights: State) -> dict[str, Any]:
+    """Write model.safetensors; its SHA-256 is that of the file's bytes, which depend on the tensors alone."""
+    content = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    write_whole(folder.path / "model.safetensors", content)
+    trained = sum(t.numel() for t in weights.values() if t.is_floating_point())
+    return {"model_sha256": hashlib.sha256(content).hexdigest(), "model_parameters": trained}
+
+
+def room_needed(experiment: Experiment, parameters: int, sites: int) -> int:
+    """Bytes that a run may write: its checkpoints, the model, and the states that live with the sites."""
+    copies = (experiment.tracking.checkpoints + 3) * 3 + (2 * sites if has_site_state(experiment) else 0)
+    return 4 * parameters * copies + (16 << 20)
+
+
+def _seconds_so_far(folder: RunFolder) -> float:
+    return sum(record.get("seconds", {}).get("total", 0.0) for record in folder.rounds())
+
+
+def _code(reason: str) -> str:
+    return reason.partition(":")[0]
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)}: {error.filename or ''}".rstrip(": ")
+    return str(error) if isinstance(error, FedvisionError | RunFolderError) else f"{type(error).__name__}: {error}"

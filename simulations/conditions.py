@@ -1,0 +1,112 @@
+"""What goes wrong in a simulation: absent sites, lost replies, slow sites and a deadline, rubbish.
+
+All of it is drawn by name, around any exchange, so that the same things go wrong on every engine.  Time is simulated: a
+site takes its number of trained examples times seconds_per_example times its own slowness, log-normal over sites.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fedvision.errors import ConfigError
+from fedvision.experiment import Conditions
+from fedvision.seeds import stream
+from fedvision.sums import COUNT, Layout
+from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SiteId, TrainRequest
+
+
+class Troubled:
+    """`exchange`, under `conditions`."""
+
+    def __init__(self, exchange: Exchange, conditions: Conditions, layout: Layout, seed: int):
+        self.exchange, self.conditions, self.layout, self.seed = exchange, conditions, layout, seed
+        self._clock = 0.0
+        unknown = set(conditions.misbehaving) - set(exchange.sites())
+        if unknown:
+            sites = exchange.sites()
+            raise ConfigError(f"conditions.misbehaving names {sorted(unknown)[0]!r}, and the sites are {sites[0]} to {sites[-1]}")
+
+    def sites(self) -> Sequence[SiteId]:
+        """The exchange's."""
+        return self.exchange.sites()
+
+    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+        """The exchange's replies, less those that are lost.  A site whose reply is lost has trained all the same."""
+        training = {site: r for site, r in requests.items() if isinstance(r, TrainRequest)}
+        absent = {site for site, r in training.items() if self._happens("absent", self.conditions.absent, site, r)}
+        for site in absent:
+            yield Lost(site, training[site].round, "absent")
+        took = 0.0
+        for reply in self.exchange.ask({site: r for site, r in requests.items() if site not in absent}):
+            request = training.get(reply.site)
+            if request is None or not isinstance(reply, ClientUpdate):
+                yield reply
+                continue
+            seconds = self.seconds(reply)
+            fate = self._fate(reply, request, seconds)
+            if fate is None:
+                took = max(took, seconds)
+                yield self._misbehave(reply)
+            else:
+                absent.add(reply.site)
+                yield Lost(reply.site, reply.round, fate)
+        deadline = self.conditions.deadline
+        self._clock += deadline if absent and deadline is not None else took
+
+    def seconds(self, update: ClientUpdate) -> float:
+        """Simulated seconds that the site took."""
+        slowness = math.exp(self.conditions.speed_sigma * stream(self.seed, "slowness", update.site).standard_normal())
+        return update.work * self.conditions.seconds_per_example * slowness
+
+    def _fate(self, update: ClientUpdate, request: TrainRequest, seconds: float) -> str | None:
+        if self._happens("dropout", self.conditions.dropout, update.site, request):
+            return "dropout"
+        return "late" if self.conditions.deadline is not None and seconds > self.conditions.deadline else None
+
+    def _happens(self, what: str, chance: float, site: SiteId, request: TrainRequest) -> bool:
+        return chance > 0 and stream(self.seed, what, site, "round", request.round, request.attempt).random() < chance
+
+    def _misbehave(self, update: ClientUpdate) -> Reply:
+        kind = self.conditions.misbehaving.get(update.site)
+        return update if kind is None else MISBEHAVIOURS[kind](update, self.layout)
+
+    def clock(self) -> float:
+        """Simulated seconds since the run began."""
+        return self._clock
+
+    def busy(self) -> float:
+        """The exchange's."""
+        return self.exchange.busy()
+
+    def close(self) -> None:
+        """Let the exchange go."""
+        self.exchange.close()
+
+
+def _filled(update: ClientUpdate, value: float) -> ClientUpdate:
+    return replace(update, vector=np.full(update.vector.shape, value))
+
+
+def _numbers(update: ClientUpdate, layout: Layout, field: str, change: Callable[[np.ndarray], np.ndarray]) -> ClientUpdate:
+    vector = update.vector.copy()
+    vector[layout.span(field)] = change(vector[layout.span(field)])
+    return replace(update, vector=vector)
+
+
+def _largest(numbers: np.ndarray) -> np.ndarray:
+    return np.full_like(numbers, np.iinfo(numbers.dtype).max // 4)
+
+
+MISBEHAVIOURS: dict[str, Callable[[ClientUpdate, Layout], Reply]] = {
+    "nan": lambda u, layout: _filled(u, np.nan),
+    "inf": lambda u, layout: _filled(u, np.inf),
+    "huge": lambda u, layout: _numbers(u, layout, "weights", _largest),
+    "wrong_shape": lambda u, layout: replace(u, vector=u.vector[:-1]),
+    "wrong_names": lambda u, layout: replace(u, layout="0" * 64),
+    "wrong_dtype": lambda u, layout: replace(u, vector=u.vector.astype(np.int16)),
+    "negative_weight": lambda u, layout: _numbers(u, layout, COUNT, lambda n: -np.abs(n)),
+    "huge_weight": lambda u, layout: _numbers(u, layout, COUNT, _largest),
+    "raise": lambda u, layout: Declined(u.site, u.round, "error", "RuntimeError, as conditions.misbehaving asks"),
+}
