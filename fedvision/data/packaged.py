@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,11 @@ import numpy as np
 
 from fedvision.data.cache import cache_folder, written_whole
 from fedvision.data.dataset import Dataset, normalisation
+from fedvision.data.prepared import prepare
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
-    from fedvision.experiment import Digits, Mnist5k
+    from fedvision.experiment import Digits, Elpv, Mnist5k
 
 _DIGITS = tuple("0123456789")
 
@@ -34,6 +36,51 @@ def mnist5k(data: "Mnist5k") -> Dataset:
     cached = cache_folder() / f"mnist5k-{hashlib.sha256(packed).hexdigest()[:32]}.npz"
     images, labels = _cached_arrays(cached) or _parsed_mnist(packed, cached)
     return _grey("mnist5k", images, labels, data, 0.1307, 0.3081)
+
+
+# The cells come in the order of their modules, 60 (or 72) a module, less those that were left out.  Where the kind of
+# cell changes, a module ends; a run of n cells of one kind is taken for the nearest whole number of modules of 60.
+_CELLS_A_MODULE = 60
+
+
+def elpv(data: "Elpv") -> Dataset:
+    """Electroluminescence images of 2,624 solar cells; defective where the experts' probability of a defect is above 1/2.
+
+    Deitsch et al. Segmentation of photovoltaic module cells in uncalibrated electroluminescence images. 2021.
+    columns: module (44, inferred from the order of the files), type (mono or poly), probability (0, 1/3, 2/3, 1).
+    """
+    table = package_file("elpv_dataset", "data/labels.csv", "elpv-dataset")
+    rows = [line.split() for line in table.read_text("ascii").splitlines() if line.strip()]
+    names, probability, kind = ([row[i] for row in rows] for i in range(3))
+    ready = prepare(table.parent, names, data.image_size, 1, "stop")
+    module = _modules(kind)
+    means, stds = normalisation(data.mean, data.std, 1, 0.5, 0.5)
+    return Dataset(
+        "elpv",
+        ready.images,
+        (np.array(probability, float) > 0.5).astype(np.int64),
+        ("functional", "defective"),
+        means,
+        stds,
+        subjects=module,
+        columns={"module": module, "type": np.array(kind), "probability": np.array(probability)},
+        notes=(
+            "the 44 modules are inferred from the order of the files, for the package does not say them: where two of "
+            "one kind of cell follow each other, the border between them may be off by some cells",
+        ),
+        digest=ready.digest,
+    )
+
+
+def _modules(kind: list[str]) -> np.ndarray:
+    """The module of each cell, str [N], from the runs of one kind of cell."""
+    module, done = [], 0
+    for _, run in itertools.groupby(kind):
+        cells = len(list(run))
+        modules = max(1, round(cells / _CELLS_A_MODULE))
+        module += [f"module-{done + 1 + number * modules // cells:02}" for number in range(cells)]
+        done += modules
+    return np.array(module)
 
 
 def package_file(package: str, inside: str, distribution: str) -> Path:
