@@ -1,0 +1,286 @@
+"""report.html: one self-contained page that tells what a run did, drawn from its folder alone."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedvision.algorithms import ALGORITHMS
+from fedvision.schema import read_yaml
+from fedvision.tracking.figures import Metrics, by_site, duration, flat, headline, mean, measured, metric_names, number, site_metrics, worst_and_best
+from fedvision.tracking.folder import RunFolder, write_atomically
+
+ENDINGS = {
+    "failed": "This run failed.",
+    "interrupted": "This run was interrupted.",
+    "running": "This run has not ended: it is still running, or was killed.",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn plot with its caption."""
+
+    name: str
+    svg: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a head.  numbers: all columns but the first are numbers.  folded: the words that unfold it."""
+
+    head: list[str]
+    body: list[list[str]]
+    numbers: bool = True
+    folded: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    id: str
+    title: str
+    notes: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as it was kept, read once.
+
+    config is the plain mapping, not an Experiment: runs of older versions, whose keys we no longer know, are drawn too.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    records: list[dict[str, Any]]
+    partition: dict[str, Any]
+    environment: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Run":
+        """The run in the folder `path`; RunFolderError or ConfigError where it cannot be read."""
+        folder = RunFolder.open(path)
+        config = read_yaml(folder.path / "config.yaml")
+        return cls(folder.path, config, folder.summary(), folder.rounds(), folder.partition(), folder.environment())
+
+    def get(self, key: str) -> Any:
+        """The config's value at "a.b"; None where it has no such key."""
+        value: Any = self.config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
+    @property
+    def name(self) -> str:
+        return str(self.summary.get("name") or self.get("name"))
+
+    @property
+    def kind(self) -> str:
+        return str(self.summary.get("kind", "simulate"))
+
+    @property
+    def status(self) -> str:
+        return str(self.summary.get("status", "running"))
+
+    @property
+    def best(self) -> str:
+        """The main metric."""
+        return str(self.get("evaluation.best") or "accuracy")
+
+    @cached_property
+    def sites(self) -> dict[str, dict[str, Any]]:
+        """The last metrics of each site."""
+        return site_metrics(self.summary, self.records)
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The names of all metrics, the main one first."""
+        return metric_names(self.records, self.best, [*self.sites.values(), self.summary.get("metrics") or {}])
+
+    @property
+    def last_evaluation(self) -> Mapping[str, Any] | None:
+        """The evaluation of the last round that had one."""
+        return next((record["evaluation"] for record in reversed(self.records) if record.get("evaluation")), None)
+
+    @property
+    def step(self) -> str:
+        """What a record is: a round, or an epoch of pooled training."""
+        return "epoch" if self.kind == "centralised" else "round"
+
+    @property
+    def site_count(self) -> int:
+        """Number of sites, as far as the run tells."""
+        return len(self.partition.get("sites") or self.sites) or self.get("partition.sites") or 0
+
+
+def draw_report(run: Path, baselines: Mapping[str, Metrics] | None = None) -> Path:
+    """Draw report.html in the run folder and return its path.
+
+    baselines: metrics of reference runs by name, drawn as level lines: {"centralised": {"accuracy": 0.98}}.
+    """
+    from fedvision.tracking.sections import sections
+
+    read = Run.read(run)
+    page = read.path / "report.html"
+    write_page(
+        page,
+        "report.html",
+        name=read.name,
+        eyebrow=" · ".join(part for part in ("fedvision", read.kind, str(read.summary.get("started", "")).replace("T", " ")[:16]) if part),
+        alarm=_alarm(read),
+        verdict=" ".join(_verdict(read)),
+        tiles=_tiles(read),
+        notes=_notes(read),
+        sections=sections(read, baselines or {}),
+        again=_again(read),
+        environment=_environment(read),
+        config=(read.path / "config.yaml").read_text(encoding="utf-8"),
+        folder=str(read.path),
+    )
+    return page
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill a template of this package; every text in `values` is escaped, only the plots' own SVG is not."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    write_atomically(path, templates.get_template(template).render(version=version("fedvision"), **values).encode())
+
+
+def _alarm(run: Run) -> list[str]:
+    if run.status == "completed":
+        return []
+    lines = [ENDINGS.get(run.status, f"This run's status is {run.status}.")]
+    done, planned = len(run.records), run.summary.get("rounds_planned")
+    if run.kind != "local" and planned:
+        lines[0] += f" It did {done} of {planned} {run.step}s."
+    if run.summary.get("error"):
+        lines.append(str(run.summary["error"]))
+    lines.append(f"To go on from there: {_resume(run)}")
+    return lines
+
+
+def _verdict(run: Run) -> list[str]:
+    """What was trained, on what, for how long, and how well, in two or three sentences."""
+    model, data = run.get("model.name") or "model", run.get("data.dataset") or "data"
+    strategy = run.get("strategy.name")
+    algorithm = ALGORITHMS[strategy].__name__ if strategy in ALGORITHMS else strategy
+    done = len(run.records)
+    time = f" in {duration(run.summary['seconds'])}" if run.summary.get("seconds") is not None else ""
+    steps = f"{done} {run.step}{'' if done == 1 else 's'}"
+    sites = f"{run.site_count:,} {'site' if run.site_count == 1 else 'sites'}"
+    if run.kind == "centralised":
+        first = f"The model {model} was trained on {data}, pooled in one place, for {steps}{time}."
+    elif run.kind == "local":
+        first = f"The model {model} was trained on {data} at each of {sites} alone{time}."
+    else:
+        first = f"{algorithm} trained the model {model} on {data}, held by {sites} ({_scheme(run)}), for {steps}{time}."
+    return [first, *_reached(run)]
+
+
+def _reached(run: Run) -> list[str]:
+    name, value, place = headline(run.last_evaluation, run.best)
+    values = by_site(run.sites, run.best)
+    sentences = []
+    if value is not None:
+        at = "" if place == "mean of sites" else f" ({place})"
+        sentences.append(f"It reached {_words(name)} {number(value)}{at}." if place != "mean of sites" else "")
+    if values:
+        worst, _ = worst_and_best(list(values.values()), run.best)
+        site = next(site for site, value in values.items() if value == worst)
+        sentences.append(f"At the sites' own data, {_words(run.best)} is {number(mean(values.values()))} on average and {number(worst)} at the worst ({site}).")
+    return [sentence for sentence in sentences if sentence]
+
+
+def _scheme(run: Run) -> str:
+    scheme, alpha = run.get("partition.scheme"), run.get("partition.alpha")
+    return f"{scheme}, α = {alpha:g}" if alpha is not None else str(scheme)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _tiles(run: Run) -> list[dict[str, str]]:
+    tiles = []
+    name, value, place = headline(run.last_evaluation, run.best)
+    if value is not None and place != "mean of sites":
+        tiles.append({"name": _words(name), "value": number(value), "note": place})
+    values = by_site(run.sites, run.best)
+    if values:
+        listed = list(values.values())
+        worst, _ = worst_and_best(listed, run.best)
+        average = mean(listed)
+        deviation = mean((value - average) ** 2 for value in listed) ** 0.5
+        tiles.append({"name": f"{_words(run.best)}, mean of sites", "value": number(average), "note": f"± {number(deviation)} between sites"})
+        tiles.append({"name": f"{_words(run.best)}, worst site", "value": number(worst), "note": next(s for s, v in values.items() if v == worst)})
+    if run.kind != "local":
+        planned = run.summary.get("rounds_planned")
+        skipped = sum(record.get("status") == "skipped" for record in run.records)
+        note = f"of {planned} planned" if planned else ""
+        tiles.append({"name": f"{run.step}s", "value": f"{len(run.records):,}", "note": note + (f", {skipped} skipped" if skipped else "")})
+    if run.summary.get("seconds") is not None:
+        engine = run.summary.get("engine") or run.get("engine.name")
+        tiles.append({"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""})
+    if run.summary.get("model_parameters"):
+        tiles.append({"name": "parameters", "value": f"{run.summary['model_parameters']:,}", "note": str(run.get("model.name") or "")})
+    return tiles
+
+
+def _notes(run: Run) -> list[str]:
+    """What a reader should know before believing a figure."""
+    notes = [str(note) for note in run.summary.get("notes") or []]
+    notes += [str(note) for note in run.partition.get("notes") or [] if note not in notes]
+    skipped = [record["round"] + 1 for record in run.records if record.get("status") == "skipped"]
+    if skipped:
+        notes.append(f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. The model was left as it was.")
+    lost = [record["round"] + 1 for record in run.records if (record.get("train") or {"loss": 0}).get("loss") is None]
+    if lost:
+        notes.append(f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}.")
+    if run.records and run.last_evaluation is None:
+        notes.append("No evaluation was recorded, so this report shows no metric.")
+    return notes
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:12])) + (f" and {len(numbers) - 12} more" if len(numbers) > 12 else "")
+
+
+def _resume(run: Run) -> str:
+    folder = shlex.quote(str(run.path))
+    return f"fedvision {run.kind} {shlex.quote(str(run.path / 'config.yaml'))} --resume {folder}"
+
+
+def _again(run: Run) -> dict[str, str]:
+    config, folder = shlex.quote(str(run.path / "config.yaml")), shlex.quote(str(run.path))
+    lines = [f"fedvision {run.kind} {config}"]
+    if run.status != "completed":
+        lines.append(_resume(run))
+    lines.append(f"fedvision report {folder}")
+    if run.kind == "simulate":
+        lines += [f"fedvision {kind} {config}" for kind in ("centralised", "local")]
+    note = "The first line repeats this run; on the same CPU type, with the same versions and threads, it ends at the same bytes."
+    if run.status != "completed":
+        note += " The second goes on where this run stopped."
+    return {"note": note, "commands": "\n".join(lines), "sha256": str(run.summary.get("model_sha256") or "")}
+
+
+def _environment(run: Run) -> Table:
+    rows = [[key.removeprefix("versions.").replace("_", " "), _shown(key, value)] for key, value in flat(run.environment).items() if value is not None]
+    return Table(["what", "value"], rows or [["not recorded", "the run ended before it was known"]], numbers=False)
+
+
+def _shown(key: str, value: Any) -> str:
+    return f"{value / 2**30:.1f} GiB" if key == "memory_bytes" else str(value)
