@@ -244,3 +244,12 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
+
+
+def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Every key of a config as "a.b" with its value."""
+    result: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        result |= flat_values(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name: value}
+    return result

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedvision.errors import RunFolderError
+from fedvision.tracking.folder import write_atomically
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,6 @@ class Progress:
     next_round: int = 0
     counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write, fsync, rename, fsync the folder: after a crash the file is the old one or the new one."""
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Checkpoints:
@@ -57,8 +42,8 @@ class Checkpoints:
             tensors |= {f"{f.name}/{name}": tensor.contiguous() for name, tensor in getattr(state, f.name).items()}
         content = save(tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
         if best:
-            write_whole(self.folder / "best.safetensors", content)
-        write_whole(self.folder / f"round-{progress.next_round}.safetensors", content)
+            write_atomically(self.folder / "best.safetensors", content)
+        write_atomically(self.folder / f"round-{progress.next_round}.safetensors", content)
         for old in self._files()[: -self.keep]:
             old.unlink()
 

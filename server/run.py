@@ -21,10 +21,10 @@ from fedvision.experiment import Experiment, has_site_state
 from fedvision.fields import declare
 from fedvision.models import build, parts
 from fedvision.tasks import make_task
-from fedvision.tracking.folder import RunFolder
+from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
-from server.checkpoints import Checkpoints, Progress, write_whole
+from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
 from server.rounds import Rounds
@@ -47,8 +47,8 @@ class Assignment:
 
     @property
     def run_id(self) -> str:
-        """The name of the run."""
-        return self.folder.path.name
+        """What the run calls itself in its messages."""
+        return self.folder.run
 
 
 def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def summarise(
     return {
         "name": job.experiment.name,
         "run": job.run_id,
-        "kind": "simulate",
+        "kind": job.folder.kind,
         **outcome,
         "engine": job.experiment.engine.name,
         "rounds": len(records),
@@ -128,7 +128,7 @@ def summarise(
 def write_model(folder: RunFolder, weights: State) -> dict[str, Any]:
     """Write model.safetensors; its SHA-256 is that of the file's bytes, which depend on the tensors alone."""
     content = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    write_whole(folder.path / "model.safetensors", content)
+    write_atomically(folder.path / "model.safetensors", content)
     trained = sum(t.numel() for t in weights.values() if t.is_floating_point())
     return {"model_sha256": hashlib.sha256(content).hexdigest(), "model_parameters": trained}
 

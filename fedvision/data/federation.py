@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,6 +59,14 @@ class Federated:
         while self._room < 0 and len(self._kept) > 1:
             self._room += self._kept.popitem(last=False)[1][1]
         return site
+
+    def summary(self) -> dict[str, Any]:
+        """Who holds what, JSON-able, for partition.json: per site and for the server the counts of each class by part."""
+        said = self.partition.summary(self.dataset.labels, self.classes)
+        by_part = lambda counts: dict(zip(PARTS, counts, strict=True))  # noqa: E731
+        sites = {site["id"]: {**by_part(site["counts"]), "camera": site.get("camera")} for site in said["site"]}
+        server = by_part(said["server"]) if said["server"] else None
+        return {"sites": sites, "server": server, "classes": list(self.classes), "notes": list(self.notes), "fingerprint": self.fingerprint}
 
     def server(self, part: str) -> Examples:
         """The coordinator's own public data, "validation" or "test"; empty where evaluation.server keeps none."""

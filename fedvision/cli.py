@@ -1,0 +1,146 @@
+"""The `fedvision` command.  Packages above this one add their sub-commands by the entry-point group "fedvision.commands",
+so that nothing imports upwards; nothing heavy is imported before a command runs.
+
+Exit codes: 0 done; 1 the run failed; 2 a mistake in a config or on the command line; 130 interrupted.
+"""
+
+import difflib
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedvision.errors import ConfigError, FedvisionError
+
+
+class Commands(TyperGroup):
+    """The sub-commands, with the nearest name for one that is not there."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Say which command was meant."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], list(self.commands), 1, 0.4)
+            ctx.fail(f"no command {args[0]!r}{f'; did you mean {near[0]}?' if near else ''} (commands: {', '.join(self.commands)})")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Federated training of vision models whose cost in privacy can be proved.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 a mistake in a config or on the command line, 130 interrupted.\n\n"
+    "Example: fedvision simulate configs/quickstart.yaml",
+)  # fmt: skip
+data = typer.Typer(no_args_is_help=True, help="Look at data and partitions before anything trains.")
+app.add_typer(data, name="data")
+
+Config = Annotated[Path, typer.Argument(help="A YAML file; `fedvision list configs` shows those that are here.", metavar="CONFIG")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="A.B=VALUE", help="Change one key of the config; may be repeated.")]
+
+
+@app.command(epilog="Example: fedvision compare runs/quickstart-simulate-* runs/quickstart-centralised-*")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: compare.html in the first run's folder.")] = None,
+) -> None:
+    """Put runs side by side: a table, and a page with their curves."""
+    from rich.console import Console
+
+    from fedvision.tracking.compare import compare as draw
+
+    comparison = draw(runs, out)
+    Console().print(comparison)
+    print(f"page: {comparison.page}")
+
+
+@app.command(epilog="Example: fedvision report runs/quickstart-simulate-20260101-120000")
+def report(run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")]) -> None:
+    """Draw a run's report.html again."""
+    from fedvision.tracking.report import draw_report
+
+    print(draw_report(run))
+
+
+@app.command(name="list", epilog="Example: fedvision list strategies")
+def list_(what: Annotated[str, typer.Argument(help="tasks, models, datasets, partitions, strategies or configs; default: all.")] = "all") -> None:
+    """What there is, by name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedvision.listing import LISTS, listed
+
+    if what not in {*LISTS, "all"}:
+        near = difflib.get_close_matches(what, LISTS, 1, 0.3)
+        raise ConfigError(f"list {what!r}: allowed are {', '.join(LISTS)}{f'; did you mean {near[0]}?' if near else ''}")
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    for name in LISTS if what == "all" else [what]:
+        table = Table(title=name, title_justify="left", box=None, show_header=False, title_style="bold")
+        for row in listed(name):
+            table.add_row(f"[cyan]{row[0]}[/]", row[1])
+        console.print(table)
+
+
+@data.command(epilog="Example: fedvision data show configs/quickstart.yaml --out who-holds-what.png")
+def show(
+    config: Config,
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    out: Annotated[Path | None, typer.Option(help="The picture, PNG; default: NAME-data.png in this folder.")] = None,
+) -> None:
+    """Who holds what, as a table and a picture, before anything trains."""
+    from rich.console import Console
+
+    from fedvision.data.picture import show as draw
+    from fedvision.experiment import load
+
+    experiment = load(config, settings)
+    picture = out or Path(f"{experiment.name}-data.png")
+    Console().print(draw(experiment, picture))
+    print(picture)
+
+
+def _mount() -> None:
+    """Add the sub-commands of the packages above: a function is a command, a Typer a group of them."""
+    for point in sorted(entry_points(group="fedvision.commands"), key=lambda p: p.name):
+        command = point.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=point.name)
+        else:
+            app.command(name=point.name, epilog=getattr(command, "example", None))(command)
+
+
+def main() -> None:
+    """Run the command line; errors that fedvision raises on purpose are one message and an exit code, never a traceback."""
+    _mount()
+    try:
+        app(standalone_mode=False) if not _completing() else app()
+    except FedvisionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = _usage(error)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def _completing() -> bool:
+    return any(name.endswith("_COMPLETE") for name in os.environ)
+
+
+def _usage(error: Exception) -> int | None:
+    """The exit code of a mistake on the command line, shown; None for anything else."""
+    import click
+
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.exceptions.Abort):
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    return None

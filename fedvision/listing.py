@@ -1,0 +1,53 @@
+"""What `fedvision list` shows: the registries, a line each."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Rows = Iterable[tuple[str, str]]
+
+
+def _tasks() -> Rows:
+    from fedvision.tasks import TASKS
+
+    return TASKS.items()
+
+
+def _models() -> Rows:
+    from fedvision.models import MODELS
+
+    return MODELS.items()
+
+
+def _datasets() -> Rows:
+    from fedvision.data.datasets import DATASETS
+
+    return ((name, f"{entry.about} ({entry.licence})") for name, entry in DATASETS.items())
+
+
+def _partitions() -> Rows:
+    from fedvision.data.partition import PARTITIONS
+
+    return PARTITIONS.items()
+
+
+def _strategies() -> Rows:
+    from fedvision.algorithms import ALGORITHMS
+
+    return ((name, (kind.__doc__ or "").strip()) for name, kind in ALGORITHMS.items())
+
+
+def _configs() -> Rows:
+    """The configs under ./configs, each with the comment on its first line."""
+    for path in sorted(Path("configs").glob("*.yaml")):
+        with path.open(encoding="utf-8") as file:
+            yield str(path), file.readline().strip().removeprefix("#").strip()
+
+
+LISTS: dict[str, Callable[[], Rows]] = {
+    "tasks": _tasks, "models": _models, "datasets": _datasets, "partitions": _partitions, "strategies": _strategies, "configs": _configs,
+}  # fmt: skip
+
+
+def listed(what: str) -> list[tuple[str, str]]:
+    """The rows of one list."""
+    return list(LISTS[what]())

@@ -1,0 +1,167 @@
+"""The two lines between which federated learning must lie: the same data pooled, and each site alone.
+
+Both get as many examples through the model as the federation does on average: a round's epochs (or steps) times the
+share of the sites that a round asks.  The optimiser keeps its moments from round to round, as it would without rounds.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients.training import batches, learning_rate, make_optimizer, train
+from clients.workbench import Workbench
+from fedvision.data.federation import Federated
+from fedvision.data.site import Examples
+from fedvision.evaluation import OverSites, Sums, add, flat, measure
+from fedvision.experiment import Experiment
+from fedvision.seeds import seed_torch
+from fedvision.tracking.folder import RunFolder
+from fedvision.tracking.progress import Progress
+from fedvision.types import SiteId
+from server.evaluation import Evaluator
+from server.run import Assignment, summarise, write_model
+from simulations.inline import Inline
+from simulations.run import listeners, logged_to, own_examples, report, set_up
+
+
+def asked_share(experiment: Experiment, sites: int) -> float:
+    """The share of the sites that a round asks, on average."""
+    federation = experiment.federation
+    if federation.sampling == "fixed" and federation.cohort is not None:
+        return min(federation.cohort, sites) / sites
+    return federation.rate if federation.sampling == "poisson" and federation.rate is not None else 1.0
+
+
+def steps_a_round(experiment: Experiment, examples: int, sites: int, trained_by: int) -> int:
+    """Steps by which one trainer sees as many examples a round as the federation does.  examples: what it holds;
+    sites: of the federation; trained_by: how many sites' data it stands for."""
+    training, share = experiment.training, asked_share(experiment, sites)
+    if training.steps is not None:
+        return max(1, round(training.steps * share * trained_by))
+    return max(1, math.ceil((training.epochs or 1) * examples * share / training.batch_size))
+
+
+@dataclass
+class Trainer:
+    """One model on one set of examples, round by round, with an optimiser that remembers."""
+
+    experiment: Experiment
+    bench: Workbench
+    examples: Examples
+    steps: int
+    name: str
+
+    def rounds(self) -> Iterator[tuple[int, float]]:
+        """Train all rounds; (round, mean training loss) after each."""
+        experiment, bench = self.experiment, self.bench
+        optimizer = make_optimizer(experiment.training, [p for p in bench.model.parameters() if p.requires_grad])
+        plan = experiment.training.model_copy(update={"epochs": None, "steps": self.steps})
+        for number in range(experiment.federation.rounds):
+            names = (self.name, "round", number)
+            seed_torch(experiment.seed, *names)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(experiment.training, number, experiment.federation.rounds)
+            order = batches(len(self.examples), plan, experiment.seed, *names, lonely=bench.lonely)
+            loss, _, _ = train(bench.model, bench.task, self.examples, order, optimizer, bench.device, plan.gradient_clip)
+            yield number, loss
+
+
+def plain(experiment: Experiment) -> Experiment:
+    """The experiment with nothing federated about its training: FedAvg's model parts, and everybody there."""
+    from fedvision.algorithms import FedAvg
+    from fedvision.experiment import Conditions
+
+    return experiment.model_copy(update={"strategy": FedAvg(), "conditions": Conditions()})
+
+
+def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
+    """All sites' training data in one place."""
+    folder, data = set_up(experiment, "centralised", out, None)
+    began, started = time.perf_counter(), datetime.now(UTC)
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), listeners(experiment, folder, display) as told:
+        display.message(f"{experiment.name}: {len(data.sites)} sites' data pooled, run folder {folder.path}")
+        bench = _bench(plain(experiment), data, folder)
+        job = Assignment(plain(experiment), folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
+        evaluate = Evaluator(job.experiment, job.run_id, Inline(data, bench), bench.task, bench.model, job.own, bench.device, {})
+        pooled = data.pooled("train")
+        steps = steps_a_round(experiment, len(pooled), len(data.sites), len(data.sites))
+        display.start(experiment.federation.rounds)
+        last = time.perf_counter()
+        for number, loss in Trainer(job.experiment, bench, pooled, steps, "pooled").rounds():
+            trained = time.perf_counter()
+            due = (number + 1) % experiment.evaluation.every == 0 or number + 1 == experiment.federation.rounds
+            weights = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
+            evaluation = evaluate(weights, number, {}) if due else None
+            record = _record(number, loss, len(pooled), evaluation, trained - last, time.perf_counter() - trained)
+            last = time.perf_counter()
+            folder.append_round(record)
+            display.round_finished(record)
+            for listener in told:
+                listener.log_round(record)
+        summary = summarise(job, {"status": "completed", "error": None}, evaluate.last, bench.task, time.perf_counter() - began, started)
+        summary |= write_model(folder, {name: t.cpu() for name, t in bench.model.state_dict().items()})
+        folder.write_summary(summary)
+    report(experiment, folder)
+    return folder, summary
+
+
+def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
+    """Each site alone.  `metrics`: the mean over sites; `sites`: each one's own figures."""
+    folder, data = set_up(experiment, "local", out, None)
+    began, started = time.perf_counter(), datetime.now(UTC)
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder):
+        display.message(f"{experiment.name}: {len(data.sites)} sites, each alone, run folder {folder.path}")
+        bench = _bench(plain(experiment), data, folder)
+        initial = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
+        own = own_examples(experiment, data)
+        sites: dict[str, dict[str, float]] = {}
+        pooled: dict[str, np.ndarray] = {}
+        display.start(len(data.sites))
+        for number, id in enumerate(data.sites):
+            display.round_started(number, 1)
+            began_site = time.perf_counter()
+            bench.load(initial, {})
+            evaluation, loss, sums = _alone(bench, data, id, own, experiment)
+            sites[id], pooled = flat(evaluation), add(pooled, sums)
+            display.round_finished(_record(number, loss, 0, evaluation, time.perf_counter() - began_site, 0.0))
+        job = Assignment(plain(experiment), folder, data.shape, data.classes, own, data.notes)
+        which = "server test" if own else "sites' test"
+        summary = summarise(job, {"status": "completed", "error": None}, {which: pooled}, bench.task, time.perf_counter() - began, started)
+        names = sorted({name for figures in sites.values() for name in figures})
+        means = {name: float(np.mean([f[name] for f in sites.values() if name in f])) for name in names}
+        summary |= {"metrics": means, "sites": sites, "rounds": experiment.federation.rounds, "model_sha256": None}
+        folder.write_summary(summary)
+    report(experiment, folder)
+    return folder, summary
+
+
+def _alone(bench: Workbench, data: Federated, id: SiteId, own: Any, experiment: Experiment) -> tuple[dict[str, Any], float, Sums]:
+    """One site's model on the server's test data (or on all sites' test data), and on its own."""
+    site, batch = data.site(id), experiment.evaluation.batch_size
+    steps = steps_a_round(experiment, len(site.train), len(data.sites), 1)
+    loss = float("nan")
+    for _, loss in Trainer(plain(experiment), bench, site.train, steps, f"alone {id}").rounds():
+        pass
+    figures = OverSites(bench.task, experiment.evaluation.best)
+    figures.add(id, measure(bench.model, bench.task, site.test, batch, bench.device))
+    wider = own["test"] if "test" in own else data.pooled("test")
+    sums = measure(bench.model, bench.task, wider, batch, bench.device)
+    return {"server": {"test": bench.task.metrics(sums) if sums else None}, "sites": figures.figures()}, loss, sums
+
+
+def _bench(experiment: Experiment, data: Federated, folder: RunFolder) -> Workbench:
+    return Workbench.set_up(experiment, data.shape, data.classes, len(data.sites), folder.path / "sites")
+
+
+def _record(number: int, loss: float, examples: int, evaluation: Any, train: float, evaluate: float) -> dict[str, Any]:
+    seconds = {"send": 0.0, "train": train, "sum": 0.0, "evaluate": evaluate, "total": train + evaluate}
+    return {
+        "round": number, "attempt": 1, "status": "counted", "asked": ["pooled"], "answered": ["pooled"], "declined": {}, "refused": {}, "missing": {},
+        "train": {"loss": loss, "examples": examples}, "update_norm": None, "evaluation": evaluation, "seconds": seconds, "simulated_seconds": None,
+    }  # fmt: skip

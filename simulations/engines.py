@@ -1,0 +1,52 @@
+"""The engines: three ways to an Exchange over the same sites, under the same rounds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedvision.data.federation import Federated
+from fedvision.experiment import Experiment
+from fedvision.types import Exchange
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an engine needs to open the sites of a simulation.
+
+    states: folder where sites keep what is theirs, on this machine.  say: for a word to the user.
+    """
+
+    experiment: Experiment
+    data: Federated
+    states: Path
+    say: Callable[[str], None]
+
+
+def inline(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
+    """A loop in this process."""
+    from clients.workbench import Workbench
+    from simulations.inline import Inline
+
+    data = setting.data
+    bench = Workbench.set_up(setting.experiment, data.shape, data.classes, len(data.sites), setting.states)
+    return conduct(Inline(data, bench))
+
+
+def ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
+    """Our actors on a local or an existing Ray cluster."""
+    from simulations.ray_exchange import run_on_ray
+
+    return run_on_ray(setting, conduct)
+
+
+def flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
+    """Flower's own runtime."""
+    from simulations.flower import run_on_flower
+
+    return run_on_flower(setting, conduct)
+
+
+ENGINES: dict[str, Callable[[Setting, Callable[[Exchange], Any]], Any]] = {"inline": inline, "ray": ray, "flower": flower}

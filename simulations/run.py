@@ -1,0 +1,150 @@
+"""A simulation from config to report: open the data, make the folder, run the rounds on an engine, draw the report."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedvision.data.federation import Federated, open_federated
+from fedvision.data.site import Examples
+from fedvision.errors import ConfigError, RunFolderError
+from fedvision.experiment import Experiment
+from fedvision.models import build
+from fedvision.schema import flat_values
+from fedvision.tasks import make_task
+from fedvision.tracking.environment import differences, environment
+from fedvision.tracking.folder import RunFolder, write_atomically
+from fedvision.tracking.progress import Progress
+from fedvision.types import Exchange
+from server.journal import Listener
+from server.run import Assignment, federate, room_needed
+from simulations.conditions import Troubled
+from simulations.engines import ENGINES, Setting
+
+FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
+
+
+def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
+    """Run (or go on with) a federated simulation; its folder and its summary."""
+    folder, data = set_up(experiment, "simulate", out, resume)
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), listeners(experiment, folder, display) as told:
+        display.message(f"{experiment.name}: {len(data.sites)} sites, engine {experiment.engine.name}, run folder {folder.path}")
+        for note in data.notes:
+            display.message(f"note: {note}")
+        job = Assignment(experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
+
+        def conduct(exchange: Exchange) -> dict[str, Any]:
+            return federate(job, _troubled(exchange, experiment, data), display)
+
+        setting = Setting(experiment, data, folder.path / "sites", display.message)
+        try:
+            summary = ENGINES[experiment.engine.name](setting, conduct)
+        except BaseException:
+            display.finish()
+            display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
+            raise
+        finally:
+            report(experiment, folder)
+    return folder, summary
+
+
+def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | None) -> tuple[RunFolder, Federated]:
+    """The run's folder, new or found, and its data: the partition of a resumed run is the one that it kept."""
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        check_same(experiment, folder)
+        for difference in differences(folder.environment(), environment(experiment)):
+            print(f"note: the bytes may differ from an uninterrupted run's: {difference}", file=sys.stderr)
+        kept = folder.path / "partition.npz"
+        return folder, open_federated(experiment, kept if kept.exists() else None)
+    data = open_federated(experiment)
+    task = make_task(experiment.task, data.classes)
+    parameters = sum(t.numel() for t in build(experiment, data.shape, task.outputs).state_dict().values())
+    folder = RunFolder.create(experiment, kind, out, room_needed(experiment, parameters, len(data.sites)))
+    folder.write_environment(environment(experiment))
+    data.partition.save(folder.path / "partition.npz")
+    write_atomically(folder.path / "partition.json", json.dumps(data.summary()).encode())
+    return folder, data
+
+
+def check_same(experiment: Experiment, folder: RunFolder) -> None:
+    """ConfigError unless `experiment` is what the folder's run was begun with, but for where it runs."""
+    begun, wanted = flat_values(folder.experiment()), flat_values(experiment)
+    other = [k for k in {**begun, **wanted} if begun.get(k) != wanted.get(k) and not k.startswith(FREE_TO_CHANGE)]
+    if other:
+        key = other[0]
+        raise ConfigError(
+            f"--resume {folder.path}: {key} = {wanted.get(key)!r}, and the run was begun with {begun.get(key)!r}"
+            f"{f' ({len(other) - 1} more keys differ)' if len(other) > 1 else ''}; resume with its own config, "
+            f"`fedvision simulate {folder.path / 'config.yaml'} --resume {folder.path}`, or start another run"
+        )
+
+
+def own_examples(experiment: Experiment, data: Federated) -> Mapping[str, Examples]:
+    """The coordinator's own examples by part, those that it has."""
+    if experiment.evaluation.server is None:
+        return {}
+    return {part: data.server(part) for part in ("validation", "test") if len(data.server(part))}
+
+
+def _troubled(exchange: Exchange, experiment: Experiment, data: Federated) -> Exchange:
+    if not experiment.conditions.any:
+        return exchange
+    from fedvision.fields import declare
+    from fedvision.models import parts
+
+    model = build(experiment, data.shape, make_task(experiment.task, data.classes).outputs)
+    layout = declare(experiment, model.state_dict(), parts(model, experiment), len(data.sites))
+    return Troubled(exchange, experiment.conditions, layout, experiment.seed)
+
+
+@contextmanager
+def logged_to(folder: RunFolder) -> Iterator[None]:
+    """What fedvision logs goes to the folder's run.log."""
+    handler = logging.FileHandler(folder.path / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("fedvision")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def listeners(experiment: Experiment, folder: RunFolder, display: Progress) -> Iterator[list[Listener]]:
+    """MLflow, where the config wants it."""
+    if experiment.tracking.mlflow is None:
+        yield []
+        return
+    from fedvision.tracking.mlflow_log import MlflowLog
+
+    log = MlflowLog(folder, experiment.tracking.mlflow, say=display.message)
+    try:
+        yield [log]
+    finally:
+        log.finish()
+
+
+def report(experiment: Experiment, folder: RunFolder) -> None:
+    """Draw report.html, where the config wants it."""
+    if experiment.tracking.report:
+        from fedvision.tracking.report import draw_report
+
+        draw_report(folder.path)
+
+
+def config_of(run: Path) -> Path:
+    """The config of the run that is to go on."""
+    folder = RunFolder.open(run)
+    if folder.kind != "simulate":
+        raise RunFolderError(f"--resume {run}: it is a {folder.kind} run; only simulate is resumed, run it again")
+    return folder.path / "config.yaml"
