@@ -39,7 +39,9 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
 def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measured:
     bench.load(request.model, bench.states.current(site.id, request.counted) if bench.parts.home else {})
     examples = site.part(request.part)
-    return Measured(site.id, request.round, measure(bench.model, bench.task, examples, bench.experiment.evaluation.batch_size, bench.device))
+    return Measured(
+        site.id, request.round, measure(bench.model, bench.task, examples, bench.experiment.evaluation.batch_size, bench.device)
+    )
 
 
 def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate | Declined:

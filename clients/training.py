@@ -28,9 +28,7 @@ def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> torch.
     """The optimiser of the config over `parameters`."""
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
 def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bool = True) -> Iterator[np.ndarray]:
@@ -38,9 +36,9 @@ def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bo
     passes as they need.  lonely: whether a last batch of one example may stand alone (BatchNorm cannot train on it)."""
     order = stream(seed, *names, "order")
     size, wanted, made = training.batch_size, training.steps, 0
-    for _ in range(training.epochs if wanted is None else wanted):
+    for _ in range(wanted or training.epochs or 1):
         positions = order.permutation(n)
-        ends = list(range(size, n, size)) + [n]
+        ends = [*range(size, n, size), n]
         if not lonely and len(ends) > 1 and ends[-1] - ends[-2] == 1:
             del ends[-2]
         for start, end in zip([0, *ends], ends, strict=False):

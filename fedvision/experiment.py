@@ -31,9 +31,7 @@ class _DataSet(Section):
     @model_validator(mode="after")
     def _leaves_training_data(self) -> "_DataSet":
         if self.validation + self.test >= 1:
-            raise ValueError(
-                f"data.validation + data.test = {self.validation + self.test:g} leaves nothing to train on; keep it below 1"
-            )
+            raise ValueError(f"data.validation + data.test = {self.validation + self.test:g} leaves nothing to train on; keep it below 1")
         if self.std is not None and min(self.std, default=1) <= 0:
             raise ValueError(f"data.std = {self.std}: each value must be above 0")
         return self
@@ -65,11 +63,17 @@ class ImageFolder(_DataSet):
     root: str = Field(description="folder of the images; relative paths start at the config's folder")
     manifest: str | None = Field(None, description="CSV with path, label and, if known, subject and site; null = a folder per class")
     channels: Literal[1, 3] = Field(3, description="1 = grey, 3 = colour")
-    classes: list[str] | None = Field(None, description="names of the classes, in the order of their numbers; null = those that are found, sorted")
-    on_corrupt: Literal["stop", "skip"] = Field("stop", description="what an image that does not decode does: stop the run, or be skipped and counted")
+    classes: list[str] | None = Field(
+        None, description="names of the classes, in the order of their numbers; null = those that are found, sorted"
+    )
+    on_corrupt: Literal["stop", "skip"] = Field(
+        "stop", description="what an image that does not decode does: stop the run, or be skipped and counted"
+    )
 
 
-Data = Annotated[Digits | Mnist5k | Elpv | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")]
+Data = Annotated[
+    Digits | Mnist5k | Elpv | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")
+]
 
 
 # ----------------------------------------------------------------------------------------------------- the partition
@@ -140,7 +144,8 @@ class Federation(Section):
     rate: float | None = Field(None, gt=0, le=1, description="chance of each site to be asked, where sampling = poisson")
     min_replies: Positive = Field(1, description="fewest replies that make a round")
     on_missing: Literal["wait", "retry", "skip", "stop"] = Field(
-        "retry", description="a round with fewer: wait = ask those missing again, retry = ask a fresh cohort, skip = leave the model as it is, stop"
+        "retry",
+        description="a round with fewer: wait = ask those missing again, retry = ask a fresh cohort, skip = leave the model as it is, stop",
     )
     max_attempts: Positive = Field(5, description="how often wait or retry ask before the run stops")
     weighting: Literal["examples", "uniform"] = Field("examples", description="weight of a site's update: its number of examples, or 1")
@@ -156,9 +161,9 @@ class Conditions(Section):
     seconds_per_example: float = Field(0.001, ge=0, description="simulated time that a site takes, seconds per trained example")
     speed_sigma: float = Field(0.0, ge=0, le=5, description="σ of the log of the sites' slowness; 0 = all alike")
     deadline: float | None = Field(None, gt=0, description="replies later than this are not counted, simulated seconds; null = none")
-    misbehaving: dict[str, Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise"]] = Field(
-        default_factory=dict, description="sites that send rubbish, by name, and which: a test of the coordinator's checks"
-    )
+    misbehaving: dict[
+        str, Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise"]
+    ] = Field(default_factory=dict, description="sites that send rubbish, by name, and which: a test of the coordinator's checks")
 
     @property
     def any(self) -> bool:
@@ -174,7 +179,9 @@ class Model(Section):
 
     name: str = Field("cnn", description="cnn, mlp, torchvision/NAME or timm/NAME; `fedvision list models`")
     norm: Literal["none", "batch", "group"] | None = Field(None, description="normalisation layers: as built (null), or replaced by these")
-    norm_statistics: Literal["averaged", "frozen"] = Field("averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are")
+    norm_statistics: Literal["averaged", "frozen"] = Field(
+        "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
+    )
     width: Positive = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
     hidden: Positive = Field(128, description="units of the cnn's hidden linear layer")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
@@ -226,7 +233,9 @@ class Evaluation(Section):
     every: Positive = Field(1, description="rounds between two evaluations; the last round is always evaluated")
     sites: Literal["all", "cohort", "none"] = Field("all", description="whose own test data is used")
     batch_size: Positive = Field(256, description="examples at a time; changes no figure")
-    best: str = Field("accuracy", description="metric that picks the best checkpoint, on the server's validation data (else its test, else the sites')")
+    best: str = Field(
+        "accuracy", description="metric that picks the best checkpoint, on the server's validation data (else its test, else the sites')"
+    )
     server: ServerData | None = Field(None, description="the coordinator's own public data; null = none")
 
 
@@ -265,7 +274,9 @@ class Tracking(Section):
 class Experiment(Section):
     """One federated experiment, whole."""
 
-    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="letters, digits, dot, dash; names the run folder")
+    name: str = Field(
+        "experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="letters, digits, dot, dash; names the run folder"
+    )
     seed: int = Field(0, ge=0, description="of everything that may be known: partition, weights, shuffles, simulated faults")
     task: Literal["classification"] = Field("classification", description="what is learned; `fedvision list tasks`")
     data: Data

@@ -21,13 +21,13 @@ def _models() -> Rows:
 def _datasets() -> Rows:
     from fedvision.data.datasets import DATASETS
 
-    return ((name, f"{entry.about} ({entry.licence})") for name, entry in DATASETS.items())
+    return ((name, f"{entry.description} ({entry.licence})") for name, entry in DATASETS.items())
 
 
 def _partitions() -> Rows:
-    from fedvision.data.partition import PARTITIONS
+    from fedvision.data.schemes import PARTITIONS
 
-    return PARTITIONS.items()
+    return ((name, scheme.description) for name, scheme in PARTITIONS.items())
 
 
 def _strategies() -> Rows:

@@ -31,7 +31,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rule) for tag, rule in rules if tag not in {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}]
+    first: [
+        (tag, rule)
+        for tag, rule in rules
+        if tag not in {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
+    ]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
@@ -111,7 +115,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, section: type[Sect
             if tag == path[-1] and number == len(path) - 2 and value in variants:
                 for old in set(here) - set(variants[value].model_fields):
                     del here[old]
-            kind = variants.get(here.get(tag))
+            kind = variants.get(str(here.get(str(tag))))
     here[path[-1]] = value
 
 
@@ -206,7 +210,8 @@ def _near(path: list[str], section: type[Section], values: Any = None) -> str:
         field = next((f for f in (_field(k, name) for k in kind) if f is not None), None)
         values = values.get(name) if isinstance(values, Mapping) else None
         variants = _variants(field)
-        tagged = variants.get(values.get(field.discriminator)) if variants and isinstance(values, Mapping) else None
+        tag = field.discriminator if field is not None else None
+        tagged = variants.get(str(values.get(str(tag)))) if variants and isinstance(values, Mapping) else None
         kind = [tagged] if tagged else list(_sections(field.annotation)) if field is not None else []
     siblings = list(dict.fromkeys(name for k in kind for name in k.model_fields))
     allowed = f"; allowed here: {', '.join(siblings)}" if siblings else ""

@@ -155,10 +155,27 @@ class Encoder:
                 if after.shape != slot.shape:
                     raise OutOfRange(f"{f.name} {name} has shape {after.shape}, and the run's layout has {slot.shape}")
                 target = out[slot.start : slot.stop]
-                self._write(target, after.reshape(-1), None if before is None else before.reshape(-1), factor * scale, f.limit, chance, f"{f.name} {name}")
+                self._write(
+                    target,
+                    after.reshape(-1),
+                    None if before is None else before.reshape(-1),
+                    factor * scale,
+                    f.limit,
+                    chance,
+                    f"{f.name} {name}",
+                )
         return out
 
-    def _write(self, out: np.ndarray, after: np.ndarray, before: np.ndarray | None, factor: float, limit: float, chance: np.random.Generator | None, what: str) -> None:
+    def _write(
+        self,
+        out: np.ndarray,
+        after: np.ndarray,
+        before: np.ndarray | None,
+        factor: float,
+        limit: float,
+        chance: np.random.Generator | None,
+        what: str,
+    ) -> None:
         for start in range(0, len(out), CHUNK):
             part = after[start : start + CHUNK]
             double = self._double[: len(part)]
@@ -215,12 +232,16 @@ COUNT = "count"  # the whole number that is a site's weight times the divisor
 def check(vector: np.ndarray, layout: Layout, max_norm: float, buffer: np.ndarray) -> float:
     """The L2 norm of a vector's update, once its form, its weight and the size of its numbers are sound; else UpdateRefused."""
     if not isinstance(vector, np.ndarray) or vector.dtype != layout.dtype:
-        raise UpdateRefused("wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}")
+        raise UpdateRefused(
+            "wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}"
+        )
     if vector.shape != (layout.size,):
         raise UpdateRefused("wrong_shape", f"a vector of shape {vector.shape}, and the run's layout has ({layout.size},)")
     count = int(vector[layout.span(COUNT)][0])
     if not 1 <= count <= layout.by_name[COUNT].limit:
-        raise UpdateRefused("bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)")
+        raise UpdateRefused(
+            "bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)"
+        )
     weight, total = count / layout.divisor, 0.0
     for f in layout.fields:
         factor = layout.scale(f.name) * (weight if f.weighted else 1.0)

@@ -46,7 +46,7 @@ class Updates:
 
     def __init__(self, layout: Layout, most: int, max_norm: float, folder: Path | None = None):
         self.layout, self.max_norm = layout, max_norm
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by `close`)
         self._vectors = np.memmap(self._file, layout.dtype, "w+", shape=(most, layout.size))
         self._sites: list[str] = []
         self._buffer = np.empty(1 << 16, np.float64)

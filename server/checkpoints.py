@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import write_atomically
+from fedvision.types import SiteId
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Progress:
     best: the best value of the criterion so far."""
 
     next_round: int = 0
-    counted: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
 
 

@@ -44,7 +44,7 @@ class Attempt:
     answered: list[SiteId] = field(default_factory=list)
     declined: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[SiteId, str] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
     fold_seconds: float = 0.0
 
@@ -150,9 +150,7 @@ class Rounds:
         attempt = Attempt(self._sink())
         for count in range(1, federation.max_attempts + 1):
             waiting = federation.on_missing == "wait" and count > 1
-            chosen = [site for site in attempt.missing if site not in attempt.declined] if waiting else cohort(
-                federation, sites, self.experiment.seed, number, count
-            )
+            chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
             if not waiting and count > 1:
                 attempt = Attempt(self._sink())
             requests = self._requests(number, count, state, progress, chosen)

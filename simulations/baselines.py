@@ -145,9 +145,7 @@ def _alone(bench: Workbench, data: Federated, id: SiteId, own: Any, experiment: 
     """One site's model on the server's test data (or on all sites' test data), and on its own."""
     site, batch = data.site(id), experiment.evaluation.batch_size
     steps = steps_a_round(experiment, len(site.train), len(data.sites), 1)
-    loss = float("nan")
-    for _, loss in Trainer(plain(experiment), bench, site.train, steps, f"alone {id}").rounds():
-        pass
+    *_, (_, loss) = Trainer(plain(experiment), bench, site.train, steps, f"alone {id}").rounds()
     figures = OverSites(bench.task, experiment.evaluation.best)
     figures.add(id, measure(bench.model, bench.task, site.test, batch, bench.device))
     wider = own["test"] if "test" in own else data.pooled("test")

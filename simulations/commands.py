@@ -18,8 +18,12 @@ Json = Annotated[bool, typer.Option("--json", help="Last line of stdout: one obj
 
 
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help="A YAML file; may be left out with --resume.", metavar="CONFIG", show_default=False)] = None,
-    engine: Annotated[str | None, typer.Option(help="inline, ray or flower: where the sites' work is done; the result is the same.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML file; may be left out with --resume.", metavar="CONFIG", show_default=False)
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="inline, ray or flower: where the sites' work is done; the result is the same.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes (ray, flower).")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster that is already up, for --engine ray.")] = None,
     settings: Settings = [],  # noqa: B006  (typer copies it)

@@ -50,7 +50,7 @@ def _first_convolution(model: nn.Module, channels: int) -> nn.Module:
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             new = nn.Conv2d(
-                channels, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation,
+                channels, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation,  # type: ignore[arg-type]
                 bias=module.bias is not None, padding_mode=module.padding_mode,
             )  # fmt: skip
             parent, _, leaf = name.rpartition(".")

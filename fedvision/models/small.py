@@ -9,9 +9,7 @@ class Mlp(nn.Module):
     def __init__(self, shape: tuple[int, int, int], outputs: int, width: int, dropout: float):
         super().__init__()
         c, h, w = shape
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(c * h * w, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs)
-        )
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B,K]."""

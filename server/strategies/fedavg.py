@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fedvision.types import State
 from server.aggregate import Aggregate
 from server.strategies import mean_updates, moved
-from fedvision.types import State
 
 
 @dataclass(frozen=True)

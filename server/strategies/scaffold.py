@@ -1,6 +1,6 @@
 """SCAFFOLD, the server's half.  Karimireddy et al., ICML 2020, algorithm 1 (the sites' half: clients/algorithms/scaffold.py):
 
-    x ← x + η_g mean(Δy_i)          c ← c + |S|/N · mean(Δc_i)
+x ← x + η_g mean(Δy_i)          c ← c + |S|/N · mean(Δc_i)
 """
 
 from collections.abc import Mapping
