@@ -4,9 +4,6 @@ import logging
 import traceback
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from clients.algorithms import Start
 from clients.training import batches, learning_rate, train
 from clients.workbench import Workbench
@@ -14,7 +11,7 @@ from fedvision.data.site import Site
 from fedvision.errors import OutOfRange
 from fedvision.evaluation import measure
 from fedvision.seeds import seed_torch, stream
-from fedvision.sums import COUNT, Values
+from fedvision.sums import COUNT
 from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, TrainRequest
 
 log = logging.getLogger("fedvision.site")
@@ -56,8 +53,7 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     names = ("site", site.id, "round", request.round)
     seed_torch(experiment.seed, *names)
     rate = learning_rate(training, request.round, experiment.federation.rounds)
-    weights = {name: bench.model.get_parameter(name) for name in bench.parts.weights}
-    start = Start(weights, request.model, request.extras, own)
+    start = Start(bench.weights, request.model, request.extras, own)
     loss, seen, steps = train(
         bench.model, bench.task, site.train,
         batches(n, training, experiment.seed, *names, lonely=bench.lonely),
@@ -65,23 +61,9 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     )  # fmt: skip
     fields, keep = bench.rule.finish(start, rate * steps, {name: bench.tensors[name] for name in bench.parts.home})
     count = n if experiment.federation.weighting == "examples" else 1
-    values = {**_updates(request, bench), **fields, "loss": {"": _scalar(loss)}, COUNT: {"": _scalar(count)}, "examples": {"": _scalar(n)}}
+    values = {**bench.updates(request.model), **fields, "loss": loss, COUNT: count, "examples": n}
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
     vector = bench.encoder.encode(values, count, chance)
     if keep:
         bench.states.keep(site.id, request.round, keep)
     return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, seen)
-
-
-def _updates(request: TrainRequest, bench: Workbench) -> Values:
-    """After and before of each tensor that travels."""
-    with torch.no_grad():
-        return {
-            field: {n: (bench.tensors[n].cpu().numpy(), request.model[n].numpy()) for n in names}
-            for field, names in (("weights", bench.parts.weights), ("buffers", bench.parts.buffers))
-            if field in bench.layout.by_name
-        }
-
-
-def _scalar(value: float) -> np.ndarray:
-    return np.array(value, np.float64)

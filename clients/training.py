@@ -59,9 +59,9 @@ def train(
     correct: Correct | None = None,
 ) -> tuple[float, int, int]:
     """Step through `order`.  Returns the mean loss of the examples as they were met, their number, and the steps."""
-    model.train()
-    losses: list[Tensor] = []
-    seen = steps = 0
+    if not model.training:
+        model.train()
+    losses: list[tuple[Tensor, int]] = []
     for positions in order:
         batch = examples.batch(positions)
         loss = task.loss(model(batch.inputs.to(device)), batch.targets.to(device))
@@ -73,7 +73,6 @@ def train(
         if correct is not None:
             correct()
         optimizer.step()
-        losses.append(mean.detach() * len(positions))
-        seen += len(positions)
-        steps += 1
-    return float(torch.stack(losses).double().sum()) / seen, seen, steps
+        losses.append((mean.detach(), len(positions)))
+    seen = sum(n for _, n in losses)
+    return sum(float(loss) * n for loss, n in losses) / seen, seen, len(losses)

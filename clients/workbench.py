@@ -13,7 +13,7 @@ from clients.training import make_optimizer
 from fedvision.experiment import Experiment
 from fedvision.fields import declare
 from fedvision.models import Parts, build, parts
-from fedvision.sums import Encoder, Layout
+from fedvision.sums import Encoder, Layout, Values
 from fedvision.tasks import make_task
 from fedvision.types import State
 
@@ -41,7 +41,9 @@ class Workbench:
     optimizer: torch.optim.Optimizer
     encoder: Encoder
     tensors: dict[str, Tensor]
+    weights: dict[str, nn.Parameter]
     lonely: bool
+    _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod
     def set_up(cls, experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
@@ -57,14 +59,38 @@ class Workbench:
             experiment=experiment, model=model, task=task, parts=own, layout=layout,
             rule=make_rule(experiment.strategy), states=SiteStates(states), device=device,
             optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
-            encoder=Encoder(layout), tensors=model.state_dict(),
+            encoder=Encoder(layout), tensors=model.state_dict(), weights={name: model.get_parameter(name) for name in own.weights},
             lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
         )  # fmt: skip
 
     def load(self, state: State, own: State) -> None:
         """Set every tensor of the model: the site's `own` where it has one, else the request's."""
+        sources = self._received(state)[1]
+        if own:
+            sources = [own.get(name, source) for name, source in zip(self.tensors, sources, strict=True)]
         with torch.no_grad():
-            torch._foreach_copy_(list(self.tensors.values()), [own.get(n, state[n]) if own else state[n] for n in self.tensors])
+            torch._foreach_copy_(list(self.tensors.values()), sources)
+
+    def updates(self, state: State) -> Values:
+        """(after, before) of each tensor that travels, by field."""
+        if self.device.type == "cpu":
+            return self._received(state)[2]
+        return self._pairs(state)
+
+    def _received(self, state: State) -> tuple[State, list[Tensor], Values]:
+        """What is looked up in a round's model once, for all of its sites."""
+        if self._broadcast is None or self._broadcast[0] is not state:
+            pairs = self._pairs(state) if self.device.type == "cpu" else {}
+            self._broadcast = (state, [state[name] for name in self.tensors], pairs)
+        return self._broadcast
+
+    def _pairs(self, state: State) -> Values:
+        fields = {"weights": self.parts.weights, "buffers": self.parts.buffers}
+        return {
+            field: {name: (self.tensors[name].cpu().numpy(), state[name].numpy()) for name in names}
+            for field, names in fields.items()
+            if field in self.layout.by_name
+        }
 
     def fresh_optimizer(self, rate: float) -> torch.optim.Optimizer:
         """The optimiser without memory, at this learning rate."""

@@ -6,7 +6,6 @@ comes from here: it comes from the operating system.
 """
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
@@ -33,17 +32,10 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def seed_torch(seed: int, *names: str | int) -> None:
-    """Seed torch's global generators (dropout, weight initialisation) for (seed, names)."""
+    """Seed torch's global generators (dropout) for (seed, names): the CPU's, and every GPU's that is in use."""
     import torch
 
     number = named(seed, *names)
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(number)
-
-
-def torch_stream(seed: int, *names: str | int) -> Any:
-    """A torch.Generator on the CPU for (seed, names)."""
-    import torch
-
-    return torch.Generator().manual_seed(named(seed, *names))

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -101,10 +102,14 @@ class Layout:
         """Length of the vector."""
         return sum(f.size for f in self.fields)
 
+    @cached_property
+    def _spans(self) -> dict[str, slice]:
+        ends = np.cumsum([0, *(f.size for f in self.fields)]).tolist()
+        return {f.name: slice(start, stop) for f, start, stop in zip(self.fields, ends[:-1], ends[1:], strict=True)}
+
     def span(self, name: str) -> slice:
         """Where a whole field stands."""
-        slots = list(self.slots[name].values())
-        return slice(slots[0].start, slots[-1].stop) if slots else slice(0, 0)
+        return self._spans[name]
 
     @cached_property
     def _scales(self) -> dict[str, float]:
@@ -127,70 +132,79 @@ class Layout:
         return hashlib.sha256(json.dumps([self.bits, self.most, self.divisor, said]).encode()).hexdigest()
 
 
-Values = Mapping[str, Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]]]
+Values = Mapping[str, float | Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]]]
 
 
 class Encoder:
-    """Writes a site's numbers as integers.  Holds the buffers; one for each worker."""
+    """Writes a site's numbers as integers.  Holds the buffers, also that of the result; one for each worker."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
+        self._out = np.empty(layout.size, layout.dtype)
         self._single = np.empty(CHUNK, np.float32)
         self._double = np.empty(CHUNK, np.float64)
 
     def encode(self, values: Values, count: int, chance: np.random.Generator | None = None) -> np.ndarray:
-        """The vector [layout.size] of `values`: field -> tensor -> numbers, or a pair (after, before) to be subtracted.
+        """The vector [layout.size] of `values`, good until the next call: for each field its one number, or by tensor its
+        numbers or a pair (after, before) to be subtracted.
 
         count: the site's weight times the layout's divisor (its number of examples, or 1).
         chance: a named stream for stochastic rounding.
         Raises OutOfRange where a number is beyond its field's limit, NaN or infinite.
         """
-        out = np.empty(self.layout.size, self.layout.dtype)
         weight = count / self.layout.divisor
         for f in self.layout.fields:
-            scale, factor = self.layout.scale(f.name), weight if f.weighted else 1.0
-            for name, slot in self.layout.slots[f.name].items():
-                value = values[f.name][name]
-                after, before = value if isinstance(value, tuple) else (value, None)
-                if after.shape != slot.shape:
-                    raise OutOfRange(f"{f.name} {name} has shape {after.shape}, and the run's layout has {slot.shape}")
-                target = out[slot.start : slot.stop]
-                self._write(
-                    target,
-                    after.reshape(-1),
-                    None if before is None else before.reshape(-1),
-                    factor * scale,
-                    f.limit,
-                    chance,
-                    f"{f.name} {name}",
-                )
-        return out
-
-    def _write(
-        self,
-        out: np.ndarray,
-        after: np.ndarray,
-        before: np.ndarray | None,
-        factor: float,
-        limit: float,
-        chance: np.random.Generator | None,
-        what: str,
-    ) -> None:
-        for start in range(0, len(out), CHUNK):
-            part = after[start : start + CHUNK]
-            double = self._double[: len(part)]
-            if before is None:
-                np.multiply(part, factor, out=double, dtype=np.float64)
+            factor = self.layout.scale(f.name) * (weight if f.weighted else 1.0)
+            value, span = values[f.name], self.layout.span(f.name)
+            if isinstance(value, Mapping):
+                self._write(self._out[span], f, value, factor, chance)
+            elif abs(value) <= f.limit:
+                self._out[span] = round(value * factor)
             else:
-                single = np.subtract(part, before[start : start + CHUNK], out=self._single[: len(part)])
-                np.multiply(single, factor, out=double, dtype=np.float64)
-            largest = max(-float(double.min()), float(double.max()))
-            if not largest <= limit * factor:  # also where it is NaN
-                raise OutOfRange(f"{what}: {largest / factor:g} is beyond ± {limit:g}, the range that the run's encoding allows")
-            if chance is not None:
-                double += chance.random(len(part)) - 0.5
-            double += _HALF
-            np.subtract(double.view(np.int64), _HALF_BITS, out=out[start : start + CHUNK], casting="unsafe")
+                raise OutOfRange(_beyond(f, value))
+        return self._out
+
+    def _write(self, out: np.ndarray, f: Field, tensors: Mapping[str, Any], factor: float, chance: np.random.Generator | None) -> None:
+        """All tensors of a field, gathered chunk by chunk, so that many small ones cost no more than a large one."""
+        filled = start = 0
+        for name, shape in f.tensors.items():
+            value = tensors[name]
+            after, before = value if isinstance(value, tuple) else (value, None)
+            if after.shape != shape:
+                raise OutOfRange(f"{f.name} {name} has shape {after.shape}, and the run's layout has {shape}")
+            after = after.reshape(-1)
+            before = None if before is None else before.reshape(-1)
+            taken = 0
+            while taken < len(after):
+                size = min(CHUNK - filled, len(after) - taken)
+                target, source = self._single[filled : filled + size], after[taken : taken + size]
+                if before is None:
+                    target[:] = source
+                else:
+                    np.subtract(source, before[taken : taken + size], out=target)
+                taken, filled = taken + size, filled + size
+                if filled == CHUNK:
+                    self._round(out[start : start + filled], f, factor, chance)
+                    start, filled = start + filled, 0
+        if filled:
+            self._round(out[start : start + filled], f, factor, chance)
+
+    def _round(self, out: np.ndarray, f: Field, factor: float, chance: np.random.Generator | None) -> None:
+        """One chunk of gathered numbers, checked, scaled and rounded half to even."""
+        single, double = self._single[: len(out)], self._double[: len(out)]
+        largest = max(-float(single.min()), float(single.max()))
+        if not largest <= f.limit:  # also where it is NaN
+            raise OutOfRange(_beyond(f, largest))
+        double[:] = single
+        double *= factor
+        if chance is not None:
+            double += chance.random(len(out)) - 0.5
+        double += _HALF
+        np.subtract(double.view(np.int64), _HALF_BITS, out=out, casting="unsafe")
+
+
+def _beyond(f: Field, value: float) -> str:
+    return f"{f.name}: {value:g} is beyond ± {f.limit:g}, the range that the run's encoding allows"
 
 
 @dataclass
@@ -217,12 +231,12 @@ class Total:
 
     def whole(self, field_name: str) -> int:
         """The sum of a field that is one whole number."""
-        return int(self.sum[self.layout.span(field_name)][0])
+        return int(self.sum[self.layout.span(field_name).start])
 
-    def tensor(self, field_name: str, name: str) -> np.ndarray:
-        """The sum of one tensor, float64 [shape], w_i-weighted if its field is."""
+    def tensor(self, field_name: str, name: str, over: float = 1.0) -> np.ndarray:
+        """The sum of one tensor divided by `over`, float64 [shape], w_i-weighted if its field is."""
         slot = self.layout.slots[field_name][name]
-        return (self.sum[slot.start : slot.stop] / self.layout.scale(field_name)).reshape(slot.shape)
+        return np.multiply(self.sum[slot.start : slot.stop], 1.0 / (self.layout.scale(field_name) * over)).reshape(slot.shape)
 
 
 UPDATE_FIELDS = ("weights", "buffers")  # whose norm is bounded
@@ -237,7 +251,7 @@ def check(vector: np.ndarray, layout: Layout, max_norm: float, buffer: np.ndarra
         )
     if vector.shape != (layout.size,):
         raise UpdateRefused("wrong_shape", f"a vector of shape {vector.shape}, and the run's layout has ({layout.size},)")
-    count = int(vector[layout.span(COUNT)][0])
+    count = int(vector[layout.span(COUNT).start])
     if not 1 <= count <= layout.by_name[COUNT].limit:
         raise UpdateRefused(
             "bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)"
@@ -245,27 +259,31 @@ def check(vector: np.ndarray, layout: Layout, max_norm: float, buffer: np.ndarra
     weight, total = count / layout.divisor, 0.0
     for f in layout.fields:
         factor = layout.scale(f.name) * (weight if f.weighted else 1.0)
-        lowest, highest, squares = _extent(vector[layout.span(f.name)], buffer, f.name in UPDATE_FIELDS)
-        if max(-lowest, highest) > f.limit * factor + 1:  # + 1: rounding at the limit itself
-            raise UpdateRefused("out_of_range", f"{f.name} holds {max(-lowest, highest) / factor:g}, beyond its range of ± {f.limit:g}")
-        total += squares / factor**2
+        span = layout.span(f.name)
+        squares = _squares(vector[span], buffer) if span.stop - span.start > 1 else float(int(vector[span.start])) ** 2
+        if squares > (f.limit * factor) ** 2 and (largest := _largest(vector[span])) > f.limit * factor + 1:  # + 1: rounding at the limit
+            raise UpdateRefused("out_of_range", f"{f.name} holds {largest / factor:g}, beyond its range of ± {f.limit:g}")
+        if f.name in UPDATE_FIELDS:
+            total += squares / factor**2
     norm = math.sqrt(total)
     if norm > max_norm:
         raise UpdateRefused("norm_too_large", f"an update of norm {norm:g}, over federation.max_update_norm = {max_norm:g}")
     return norm
 
 
-def _extent(part: np.ndarray, buffer: np.ndarray, squares: bool) -> tuple[int, int, float]:
-    lowest = highest = 0
+def _squares(part: np.ndarray, buffer: np.ndarray) -> float:
+    """Σ v², which bounds every |v| too: one pass where min and max would be two more."""
     total = 0.0
     for start in range(0, len(part), CHUNK):
         piece = part[start : start + CHUNK]
-        lowest, highest = min(lowest, int(piece.min())), max(highest, int(piece.max()))
-        if squares:
-            double = buffer[: len(piece)]
-            np.copyto(double, piece, casting="unsafe")
-            total += float(np.dot(double, double))
-    return lowest, highest, total
+        double = buffer[: len(piece)]
+        double[:] = piece
+        total += float(np.einsum("i,i", double, double))  # not dot: its threads would spin beside torch's
+    return total
+
+
+def _largest(part: np.ndarray) -> int:
+    return max(-int(part.min()), int(part.max()))
 
 
 def pieces(size: int, most: int) -> Iterator[slice]:

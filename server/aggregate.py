@@ -38,7 +38,7 @@ class Aggregate:
         """Σ w_i x_i / Σ w_i, float64; Σ x_i / n for a field that is not weighted."""
         layout = self.total.layout
         over = self.total.whole(COUNT) / layout.divisor if layout.by_name[field].weighted else self.count
-        return torch.from_numpy(self.total.tensor(field, name) / over)
+        return torch.from_numpy(self.total.tensor(field, name, over))
 
 
 class Updates:

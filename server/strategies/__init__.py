@@ -51,10 +51,10 @@ def make_strategy(config: Any) -> Strategy:
 
 
 def moved(model: State, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model with `step` (float64) added to the tensors that it names; new tensors, in the model's own types."""
-    return {name: (x + step[name]).to(x.dtype) if name in step else x for name, x in model.items()}
+    """The model with `step` (float64, used up) added to the tensors that it names; new tensors, in the model's own types."""
+    return {name: step[name].add_(x).to(x.dtype) if name in step else x for name, x in model.items()}
 
 
 def mean_updates(sent: Any, field: str) -> dict[str, Tensor]:
-    """The mean update of each tensor of a field, {} where the run has no such field."""
+    """The mean update of each tensor of a field, float64 and the caller's; {} where the run has no such field."""
     return {name: sent.mean(field, name) for name in sent.total.layout.slots.get(field, {})}

@@ -41,5 +41,5 @@ class FedAvg:
 
     def apply(self, state: Model, sent: Aggregate, sites: int) -> Model:
         """One step."""
-        step = {name: self.server_learning_rate * d for name, d in mean_updates(sent, "weights").items()}
+        step = {name: d.mul_(self.server_learning_rate) for name, d in mean_updates(sent, "weights").items()}
         return Model(moved(state.w, step | mean_updates(sent, "buffers")))

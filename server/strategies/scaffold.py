@@ -43,7 +43,7 @@ class Scaffold:
 
     def apply(self, state: Controlled, sent: Aggregate, sites: int) -> Controlled:
         """One step; sites = N."""
-        step = {name: self.server_learning_rate * d for name, d in mean_updates(sent, "weights").items()}
+        step = {name: d.mul_(self.server_learning_rate) for name, d in mean_updates(sent, "weights").items()}
         share, c = sent.count / sites, {}
         for name, delta in mean_updates(sent, "control").items():
             c[name] = (state.c.get(name, torch.zeros(())) + share * delta).to(torch.float32)
