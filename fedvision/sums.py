@@ -222,12 +222,25 @@ class Total:
 
     def add(self, vector: np.ndarray) -> float:
         """Add one site's vector and return the L2 norm of its update; UpdateRefused, and no change, where it is not sound."""
-        norm = check(vector, self.layout, self.max_norm, self._double)
-        for start in range(0, self.layout.size, CHUNK):
-            part = self.sum[start : start + CHUNK]
-            np.add(part, vector[start : start + CHUNK], out=part)
+        check_form(vector, self.layout)
+        squares = {f.name: self._fold(vector, self.layout.span(f.name)) for f in self.layout.fields}
+        try:
+            norm = check_size(vector, squares, self.layout, self.max_norm)
+        except UpdateRefused:
+            self.sum -= vector  # exact, also where it wrapped: the sum is what it was
+            raise
         self.count += 1
         return norm
+
+    def _fold(self, vector: np.ndarray, span: slice) -> float:
+        """Add a field and return Σ v², chunk by chunk, so that the numbers come from memory once."""
+        squares = 0.0
+        for start in range(span.start, span.stop, CHUNK):
+            part = slice(start, min(start + CHUNK, span.stop))
+            numbers, total = vector[part], self.sum[part]
+            np.add(total, numbers, out=total)
+            squares += sum_of_squares(numbers, self._double)
+        return squares
 
     def whole(self, field_name: str) -> int:
         """The sum of a field that is one whole number."""
@@ -243,47 +256,42 @@ UPDATE_FIELDS = ("weights", "buffers")  # whose norm is bounded
 COUNT = "count"  # the whole number that is a site's weight times the divisor
 
 
-def check(vector: np.ndarray, layout: Layout, max_norm: float, buffer: np.ndarray) -> float:
-    """The L2 norm of a vector's update, once its form, its weight and the size of its numbers are sound; else UpdateRefused."""
+def check_form(vector: np.ndarray, layout: Layout) -> None:
+    """UpdateRefused unless `vector` has the run's type and length and a weight that a site may have."""
     if not isinstance(vector, np.ndarray) or vector.dtype != layout.dtype:
-        raise UpdateRefused(
-            "wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}"
-        )
+        raise UpdateRefused("wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}")
     if vector.shape != (layout.size,):
         raise UpdateRefused("wrong_shape", f"a vector of shape {vector.shape}, and the run's layout has ({layout.size},)")
     count = int(vector[layout.span(COUNT).start])
     if not 1 <= count <= layout.by_name[COUNT].limit:
-        raise UpdateRefused(
-            "bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)"
-        )
-    weight, total = count / layout.divisor, 0.0
+        raise UpdateRefused("bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)")
+
+
+def check_size(vector: np.ndarray, squares: Mapping[str, float], layout: Layout, max_norm: float) -> float:
+    """The L2 norm of a vector's update, once every number is in its range and the norm is not absurd; else UpdateRefused.
+
+    squares: Σ v² of each field; it bounds every |v|, so that most vectors need no look at each number."""
+    weight, total = int(vector[layout.span(COUNT).start]) / layout.divisor, 0.0
     for f in layout.fields:
         factor = layout.scale(f.name) * (weight if f.weighted else 1.0)
-        span = layout.span(f.name)
-        squares = _squares(vector[span], buffer) if span.stop - span.start > 1 else float(int(vector[span.start])) ** 2
-        if squares > (f.limit * factor) ** 2 and (largest := _largest(vector[span])) > f.limit * factor + 1:  # + 1: rounding at the limit
-            raise UpdateRefused("out_of_range", f"{f.name} holds {largest / factor:g}, beyond its range of ± {f.limit:g}")
+        if squares[f.name] > (f.limit * factor) ** 2:
+            part = vector[layout.span(f.name)]
+            largest = max(-int(part.min()), int(part.max()))
+            if largest > f.limit * factor + 1:  # + 1: rounding at the limit itself
+                raise UpdateRefused("out_of_range", f"{f.name} holds {largest / factor:g}, beyond its range of ± {f.limit:g}")
         if f.name in UPDATE_FIELDS:
-            total += squares / factor**2
+            total += squares[f.name] / factor**2
     norm = math.sqrt(total)
     if norm > max_norm:
         raise UpdateRefused("norm_too_large", f"an update of norm {norm:g}, over federation.max_update_norm = {max_norm:g}")
     return norm
 
 
-def _squares(part: np.ndarray, buffer: np.ndarray) -> float:
-    """Σ v², which bounds every |v| too: one pass where min and max would be two more."""
-    total = 0.0
-    for start in range(0, len(part), CHUNK):
-        piece = part[start : start + CHUNK]
-        double = buffer[: len(piece)]
-        double[:] = piece
-        total += float(np.einsum("i,i", double, double))  # not dot: its threads would spin beside torch's
-    return total
-
-
-def _largest(part: np.ndarray) -> int:
-    return max(-int(part.min()), int(part.max()))
+def sum_of_squares(numbers: np.ndarray, buffer: np.ndarray) -> float:
+    """Σ v² of up to CHUNK integers, in float64."""
+    double = buffer[: len(numbers)]
+    double[:] = numbers
+    return float(np.einsum("i,i", double, double))  # not dot: its threads would spin beside torch's
 
 
 def pieces(size: int, most: int) -> Iterator[slice]:
