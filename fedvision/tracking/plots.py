@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from fedvision.tracking.figures import Series, lower_is_better, mean, number
-from fedvision.tracking.svg import CHARACTER, WIDTH, frame, label, legend, path, picture, rectangle, rule, scale, short, tick_text, ticks, tint_image
+from fedvision.tracking.svg import CHARACTER, WIDTH, frame, label, legend, path, picture, rectangle, rule, scale, short, tick_text, ticks, tint_image, whole_ticks
 
 MOST_POINTS = 400  # of a curve: more cannot be seen
 MOST_COLUMNS = 90  # of stacked columns: more rounds are put together
@@ -32,8 +32,10 @@ def _thin(points: Sequence, most: int = MOST_POINTS) -> list:
     return list(points[::stride]) + ([points[-1]] if (len(points) - 1) % stride else [])
 
 
-def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | None = None, x_name: str = "round") -> Markup:
-    """Curves over rounds, with bands and level reference lines ("centralised", "local mean")."""
+def curves(
+    drawn: Sequence[Curve], name: str, references: Mapping[str, float] | None = None, x_name: str = "round", colours: Mapping[str, int] | None = None
+) -> Markup:
+    """Curves over rounds, with bands and level reference lines ("centralised", "local mean"), whose `colours` may be given."""
     drawn = [curve for curve in drawn if curve.points]
     references = references or {}
     values = [value for curve in drawn for _, value in curve.points] + list(references.values())
@@ -48,9 +50,9 @@ def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | 
             parts.append(path(around, f"s{curve.colour} band", close=True))
             entries.append((f"s{curve.colour} mark faint", curve.band_name))
     for index, (reference, value) in enumerate(references.items()):
-        css = f"s{6 + index % 2} reference"
-        parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), css))
-        entries.append((f"s{6 + index % 2} stroke dotted", f"{reference} ({number(value)})"))
+        css = f"s{(colours or {}).get(reference, 6 + index % 2)}"
+        parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), f"{css} reference"))
+        entries.append((f"{css} stroke dotted", f"{reference} ({number(value)})"))
     for curve in reversed(drawn):
         css = f"s{curve.colour} line{' dashed' if curve.dashed else ''}"
         points = [(axes.x(at), axes.y(value)) for at, value in _thin(curve.points)]
@@ -59,12 +61,13 @@ def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | 
         if len(points) <= 12:
             parts += [f'<circle class="s{curve.colour} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
     ends = [(f"s{curve.colour} stroke{' dashed' if curve.dashed else ''}", curve.name) for curve in drawn]
-    return legend(ends + entries) + picture(axes.height, parts, f"{name} over rounds")
+    alone = len(ends) == 1 and not entries  # then the caption tells all
+    return picture(axes.height, parts, f"{name} over rounds") + legend([] if alone else ends + entries)  # below: neighbours stay level
 
 
 def dots(values: Mapping[str, float], metric: str, references: Mapping[str, float] | None = None) -> Markup:
-    """A row a site in the given order, a dot at its value, a line at the mean."""
-    references = {"mean": mean(values.values())} | dict(references or {})
+    """A row a site in the given order, a dot at its value, a line at each reference ("mean", "centralised")."""
+    references = references or {}
     row, top = 17, 8
     room = min(150.0, 14 + CHARACTER * max(len(name) for name in values))
     marks = ticks(min([*values.values(), *references.values()]), max([*values.values(), *references.values()]))
@@ -79,7 +82,7 @@ def dots(values: Mapping[str, float], metric: str, references: Mapping[str, floa
     for index, (name, value) in enumerate(values.items()):
         y = top + row * (index + 0.5)
         parts.append(label(room - 8, y + 4, short(name, int((room - 14) / CHARACTER)), "end", full=name))
-        parts.append(rule(x(marks[0]), y, x(value), y, "s0 stem"))
+        parts.append(rule(room, y, WIDTH - 54, y))
         parts.append(f'<circle class="s0 dot" cx="{x(value):.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(label(WIDTH - 6, y + 4, number(value), "end", "strong"))
     parts.append(label(WIDTH - 54, bottom + 31, metric.replace("_", " "), "end", "axis"))
@@ -211,8 +214,7 @@ def participation(states: Mapping[str, Mapping[int, str]], rounds: int) -> Marku
     parts += [f'<path class="{GLYPHS[state][0]}" d="{"".join(drawn)}"/>' for state, drawn in shapes.items() if drawn]
     bottom = top + height * len(states)
     x = scale(0.5, rounds + 0.5, room, room + rounds * width)
-    numbers = [at for at in range(1, rounds + 1) if at == 1 or at % max(1, -(-rounds // 10)) == 0]
-    parts += [label(x(at), bottom + 16, str(at), "middle") for at in numbers]
+    parts += [label(x(at), bottom + 16, str(at), "middle") for at in whole_ticks(1, rounds)]
     parts.append(label(room + rounds * width, bottom + 31, "round", "end", "axis"))
     return legend((f"{css.removesuffix(' fill')} glyph {state}", state) for state, (css, _) in GLYPHS.items() if shapes[state]) + picture(
         bottom + 36, parts, "who took part in which round"
@@ -228,7 +230,7 @@ def heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], names:
         return _heat_picture(rows, columns, names, shares)
     room = min(150.0, 22 + CHARACTER * max(map(len, rows)))
     width = min(52.0, (WIDTH - room - 4) / len(columns))
-    height, top = min(30.0, max(13.0, width * 0.62)), 30.0
+    height, top = min(30.0 if len(rows) <= 12 else 17.0, max(13.0, width * 0.62)), 30.0
     digits = max(len(f"{count:,}") for row in rows.values() for count in row)
     parts = []
     for y_index, (row, counts) in enumerate(rows.items()):
@@ -238,7 +240,7 @@ def heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], names:
             x = room + x_index * width
             parts.append(rectangle(x + 0.5, y + 0.5, width - 1, height - 1, "cell", f"{row}, {columns[x_index]}: {count:,}", 0.04 + 0.96 * share))
             if count and digits * CHARACTER + 3 < width:
-                parts.append(label(x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.5 else ""))
+                parts.append(label(x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.55 else "strong"))
     fits = max(map(len, columns)) * CHARACTER + 2 < width
     fitting = max(2, int((width - 2) / CHARACTER))
     step = 1 if fits or width > 26 else -(-22 // int(max(1, width)))
@@ -268,7 +270,7 @@ def _heat_picture(rows: Mapping[str, Sequence[float]], columns: Sequence[str], n
     return picture(top + height + 6, parts, f"{names[0]} by {names[1]}")
 
 
-def spread(runs: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
+def spread(runs: Mapping[str, Mapping[str, float]], metric: str, colours: Mapping[str, int]) -> Markup:
     """A row a run, a faint dot a site, a bar at the mean: how the sites fare under each run."""
     every = [value for sites in runs.values() for value in sites.values()]
     room, row, top = min(190.0, 14 + CHARACTER * max(map(len, runs))), 34, 8
@@ -277,7 +279,7 @@ def spread(runs: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
     parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
     for index, (run, sites) in enumerate(runs.items()):
-        y, css = top + row * (index + 0.5), f"s{index % COLOURS}"
+        y, css = top + row * (index + 0.5), f"s{colours[run]}"
         parts.append(label(room - 8, y + 4, short(run, int((room - 14) / CHARACTER)), "end", full=run))
         for place, (site, value) in enumerate(_thin(list(sites.items()), 300)):
             lift = (place % 5 - 2) * 3.2  # so that equal values do not hide each other

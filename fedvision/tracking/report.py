@@ -200,7 +200,7 @@ def _reached(run: Run) -> list[str]:
     if values:
         worst, _ = worst_and_best(list(values.values()), run.best)
         site = next(site for site, value in values.items() if value == worst)
-        sentences.append(f"At the sites' own data, {_words(run.best)} is {number(mean(values.values()))} on average and {number(worst)} at the worst ({site}).")
+        sentences.append(f"On the sites' own test data, {_words(run.best)} is {number(mean(values.values()))} on average and {number(worst)} at the worst ({site}).")
     return [sentence for sentence in sentences if sentence]
 
 
@@ -224,8 +224,9 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         worst, _ = worst_and_best(listed, run.best)
         average = mean(listed)
         deviation = mean((value - average) ** 2 for value in listed) ** 0.5
-        tiles.append({"name": f"{_words(run.best)}, mean of sites", "value": number(average), "note": f"± {number(deviation)} between sites"})
-        tiles.append({"name": f"{_words(run.best)}, worst site", "value": number(worst), "note": next(s for s, v in values.items() if v == worst)})
+        tiles.append({"name": "mean of sites", "value": number(average), "note": f"{_words(run.best)}, ± {number(deviation)} between sites"})
+        site = next(site for site, value in values.items() if value == worst)
+        tiles.append({"name": "worst site", "value": number(worst), "note": f"{_words(run.best)}, {site}"})
     if run.kind != "local":
         planned = run.summary.get("rounds_planned")
         skipped = sum(record.get("status") == "skipped" for record in run.records)
@@ -235,7 +236,9 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         engine = run.summary.get("engine") or run.get("engine.name")
         tiles.append({"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""})
     if run.summary.get("model_parameters"):
-        tiles.append({"name": "parameters", "value": f"{run.summary['model_parameters']:,}", "note": str(run.get("model.name") or "")})
+        size = run.summary["model_parameters"]
+        value = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
+        tiles.append({"name": "parameters", "value": value, "note": str(run.get("model.name") or "")})
     return tiles
 
 
@@ -251,7 +254,7 @@ def _notes(run: Run) -> list[str]:
         notes.append(f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}.")
     if run.records and run.last_evaluation is None:
         notes.append("No evaluation was recorded, so this report shows no metric.")
-    return notes
+    return [note[:1].upper() + note[1:] for note in notes]
 
 
 def _listed(numbers: list[int]) -> str:
@@ -265,16 +268,17 @@ def _resume(run: Run) -> str:
 
 def _again(run: Run) -> dict[str, str]:
     config, folder = shlex.quote(str(run.path / "config.yaml")), shlex.quote(str(run.path))
-    lines = [f"fedvision {run.kind} {config}"]
+    lines = {f"fedvision {run.kind} {config}": "this run again"}
     if run.status != "completed":
-        lines.append(_resume(run))
-    lines.append(f"fedvision report {folder}")
+        lines[_resume(run)] = "go on where it stopped"
+    lines[f"fedvision report {folder}"] = "this page again"
     if run.kind == "simulate":
-        lines += [f"fedvision {kind} {config}" for kind in ("centralised", "local")]
-    note = "The first line repeats this run; on the same CPU type, with the same versions and threads, it ends at the same bytes."
-    if run.status != "completed":
-        note += " The second goes on where this run stopped."
-    return {"note": note, "commands": "\n".join(lines), "sha256": str(run.summary.get("model_sha256") or "")}
+        lines[f"fedvision centralised {config}"] = "the same data in one place"
+        lines[f"fedvision local {config}"] = "each site alone"
+    width = max(map(len, lines))
+    commands = "\n".join(f"{line:<{width}}  # {what}" for line, what in lines.items())
+    note = "On the same CPU type, with the same versions and threads, this run again ends at the same bytes."
+    return {"note": note, "commands": commands, "sha256": str(run.summary.get("model_sha256") or "")}
 
 
 def _environment(run: Run) -> Table:

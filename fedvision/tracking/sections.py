@@ -58,10 +58,10 @@ def _curves(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
             drawn.append(Plot(_words(metric), plots.curves(lines, metric, references, run.step)))
     losses = [(record["round"] + 1, loss) for record in run.records if (loss := (record.get("train") or {}).get("loss")) is not None]
     if losses:
-        drawn.append(Plot("training loss", plots.curves([Curve("mean over the examples trained on", losses, 0)], "training loss", x_name=run.step)))
+        drawn.append(Plot("training loss", plots.curves([Curve("training loss", losses, 0)], "training loss", x_name=run.step), "mean over the examples"))
     norms = [(record["round"] + 1, norm) for record in run.records if (norm := record.get("update_norm")) is not None]
     if norms:
-        drawn.append(Plot("size of the update", plots.curves([Curve("L2 norm of the model's step", norms, 0)], "update norm", x_name=run.step)))
+        drawn.append(Plot("size of the step", plots.curves([Curve("L2 norm", norms, 0)], "size of the step", x_name=run.step), "L2 norm of the model's update"))
     return Section("curves", "How it learned", [], drawn) if drawn else None
 
 
@@ -75,17 +75,19 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
     values = by_site(run.sites, metric)
     listed = list(values.values())
     worst, best = worst_and_best(listed, metric)
-    references = {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
+    references = {"mean": mean(listed)} | {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
     note = f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, from {number(worst)} to {number(best)}."
     if len(values) <= MOST_ROWS:
         drawn = [Plot(_words(metric), plots.dots(values, metric, references))]
         others = [name for name in run.metrics if name != metric and by_site(run.sites, name)][:1]
-        drawn += [Plot(_words(name), plots.dots(by_site(run.sites, name), name)) for name in others]
+        for name in others:
+            known = by_site(run.sites, name)
+            drawn.append(Plot(_words(name), plots.dots(known, name, {"mean": mean(known.values())})))
         return Section("sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")])
     worst_ten = dict(list(values.items())[-10:])
     drawn = [
         Plot(_words(metric), plots.histogram(listed, metric), f"{len(values):,} sites"),
-        Plot("the ten worst sites", plots.dots(worst_ten, metric, {"mean of all": mean(listed)} | references)),
+        Plot("the ten worst sites", plots.dots(worst_ten, metric, references)),
     ]
     order = list(reversed(values))[:MOST_LISTED]
     folded = "All figures, worst site first" if len(order) == len(values) else f"The {len(order)} worst sites (all stand in summary.json)"
@@ -117,7 +119,7 @@ def _confusion(run: Run) -> Section | None:
     drawn = [Plot("confusion matrix", plots.heat_map(rows, classes, ("true", "predicted"), shares))]
     if len(recall) <= MOST_ROWS and recall:
         ordered = dict(sorted(recall.items(), key=lambda item: -item[1]))
-        drawn.append(Plot("found of each class", plots.dots(ordered, "recall")))
+        drawn.append(Plot("found of each class", plots.dots(ordered, "recall", {"mean": mean(ordered.values())}), "recall"))
     return Section("confusion", "Class by class", [note], drawn)
 
 
@@ -245,8 +247,8 @@ def _time(run: Run) -> Section | None:
         drawn.append(Plot(f"time of each {run.step}", plots.stacked_columns(columns, PHASES, "seconds"), "seconds by phase"))
     if clock:
         waited = sum(seconds for _, seconds in clock)
-        notes.append(f"On the simulated clock, which runs at the sites' speeds and never above the deadline, the rounds took {duration(waited)}.")
-        drawn.append(Plot("simulated clock", plots.curves([Curve("seconds a round", clock, 0)], "simulated seconds")))
+        notes.append(f"On the simulated clock, which runs at the sites' own speeds, the rounds took {duration(waited)}.")
+        drawn.append(Plot("simulated clock", plots.curves([Curve("seconds", clock, 0)], "simulated seconds"), "seconds a round"))
     table = Table(["phase", "seconds", "share"], [[phase, f"{seconds:,.2f}", f"{100 * seconds / spent:.1f} %"] for phase, seconds in totals.items()]) if columns else None
     return Section("time", "Where the time went", notes, drawn, [table] if table else [])
 

@@ -142,7 +142,8 @@ def make_run(
         folder.append_round(record)
     last = _evaluation(max(done, rounds // 3) - 1, rounds, ids)
     sites_end = last["sites"]["per_site"] if evaluated and kind != "centralised" else {}
-    (path / "model.safetensors").write_bytes(b"weights")
+    weights = f"{kind} {path.name}".encode()
+    (path / "model.safetensors").write_bytes(weights)
     folder.write_summary(
         folder.summary()
         | {
@@ -154,7 +155,7 @@ def make_run(
             "confusion": _confusion(len(classes)) if evaluated else None,
             "confusion_of": "server test",
             "classes": classes,
-            "model_sha256": hashlib.sha256(b"weights").hexdigest() if status == "completed" else None,
+            "model_sha256": hashlib.sha256(weights).hexdigest() if status == "completed" else None,
             "model_parameters": 1_199_882,
             "seconds": 1.3 * done or 21.0,
             "finished": "2026-03-04T10:11:12+00:00",
