@@ -86,7 +86,18 @@ def lower_is_better(metric: str) -> bool:
     >>> lower_is_better("loss"), lower_is_better("balanced_accuracy"), lower_is_better("calibration_error")
     (True, False, True)
     """
-    return metric.rpartition("_")[2] in {"loss", "error", "distance", "perplexity", "nll", "ece", "mae", "mse", "rmse", "brier"}
+    return metric.rpartition("_")[2] in {
+        "loss",
+        "error",
+        "distance",
+        "perplexity",
+        "nll",
+        "ece",
+        "mae",
+        "mse",
+        "rmse",
+        "brier",
+    }
 
 
 def worst_and_best(values: Sequence[float], metric: str) -> tuple[float, float]:

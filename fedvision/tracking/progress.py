@@ -31,7 +31,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.finish()
 
     def start(self, rounds_total: int, first_round: int = 0) -> None:
@@ -41,7 +43,11 @@ class Progress:
         if self._console.is_terminal and not self._quiet:
             # The line is drawn four times a second by a thread that looks at our counters: counting a site is an addition.
             self._live = Live(
-                get_renderable=self._line, console=self._console, refresh_per_second=4, transient=True, redirect_stdout=False
+                get_renderable=self._line,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
             )
             self._live.start()
 
