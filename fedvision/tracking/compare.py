@@ -240,7 +240,8 @@ def _warnings(runs: Mapping[str, Run]) -> list[str]:
         different = differences(a.environment, b.environment)
         if different:
             warnings.append(
-                f"{one} and {other} ran in different environments, so that their bytes need not agree: {'; '.join(different)}."
+                f"{one} and {other} ran in different environments, so that their bytes need not agree: "
+                f"{'; '.join(different)}."
             )
         if a.summary.get("classes") and b.summary.get("classes") and a.summary["classes"] != b.summary["classes"]:
             warnings.append(f"{one} and {other} tell different classes apart: their figures do not compare.")

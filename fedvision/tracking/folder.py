@@ -126,7 +126,7 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- the rounds
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add a round: on disk when this returns.  RunFolderError on a full disk, which leaves the rounds before whole."""
+        """Add a round: on disk when this returns.  RunFolderError on a full disk; the earlier ones stay."""
         line = _json(record) + b"\n"
         file = self.path / "rounds.jsonl"
         try:
@@ -261,7 +261,8 @@ def _check_room(path: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise RunFolderError(
-            f"{path}: the run needs about {needed_bytes / 2**20:,.0f} MiB and its disk has {free / 2**20:,.0f} MiB free; "
+            f"{path}: the run needs about {needed_bytes / 2**20:,.0f} MiB "
+            f"and its disk has {free / 2**20:,.0f} MiB free; "
             "make room, give a folder on another disk with --out, or lower tracking.checkpoints"
         )
 

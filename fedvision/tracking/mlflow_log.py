@@ -1,11 +1,12 @@
 """What MLflow is told of a run: parameters, metrics per round, artefacts.  The only import of mlflow in the project.
 
 Importing mlflow and making its SQLite store take seconds of Python, which a thread would take from the training that
-runs beside it.  So a process of its own does it, of low priority, fed with a line of JSON per round through a pipe: this
-file, run as a program.  When the run dies, the pipe closes, and the run is marked as killed.  A tracking server that
+runs beside it.  So a process of its own does it: this file, run as a program of low priority, fed through a pipe with
+a line of JSON per round.  When the run dies, the pipe closes, and the MLflow run is marked as killed.  A server that
 is down ends no run: it is said once and noted, everything is kept back, and offered once more at the end.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -48,7 +49,7 @@ class MlflowLog:
         self._where = without_password(uri)
         self.notes: list[str] = []
         self._ended = False
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process that writes it)
         root = str(Path(__file__).parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
@@ -108,10 +109,8 @@ class MlflowLog:
         return self.notes
 
     def _stop(self, timeout: float) -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended by itself: its exit code tells below
             self._stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended by itself, and the code below says so
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -138,7 +137,8 @@ class MlflowLog:
             told = json.loads(line)
             if "problem" in told:
                 self._note(
-                    f"MLflow at {self._where} does not take this run's records ({told['problem']}); the run goes on, and its folder holds everything"
+                    f"MLflow at {self._where} does not take this run's records ({told['problem']}); "
+                    "the run goes on, and its folder holds everything"
                 )
             else:
                 self.notes.clear()
@@ -168,8 +168,8 @@ def without_password(uri: str) -> str:
 def round_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """A round's figures by name, without those of single sites, which would be thousands.
 
-    >>> round_metrics({"round": 0, "answered": ["a", "b"], "train": {"loss": 0.5}, "evaluation": {"server": {"test": {"accuracy": 1.0}}}})
-    {'answered': 2.0, 'train/loss': 0.5, 'server/test/accuracy': 1.0}
+    >>> round_metrics({"answered": ["a", "b"], "evaluation": {"server": {"test": {"accuracy": 1.0}}}})
+    {'answered': 2.0, 'server/test/accuracy': 1.0}
     """
     counts = {
         name: len(record[name]) for name in ("asked", "answered", "declined", "refused", "missing") if name in record
@@ -263,7 +263,7 @@ class _Store:
         self._is_new, self._last_round = False, max((metric.step for metric in history), default=-1)
         return str(kept["run_id"])
 
-    def _new_run(self, folder: Path, identity: Mapping[str, str], tags: Mapping[str, str]) -> str:
+    def _new_run(self, folder: Path, identity: dict[str, str], tags: Mapping[str, str]) -> str:
         run = self._client.create_run(identity["experiment"], run_name=folder.name, tags=dict(tags))
         write_atomically(folder / IDENTITY, json.dumps(identity | {"run_id": run.info.run_id}).encode())
         return str(run.info.run_id)
@@ -307,7 +307,7 @@ class _alone:
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = open(self._path, "w")  # noqa: SIM115 (closed when left)
+        self._file = open(self._path, "w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:

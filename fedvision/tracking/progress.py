@@ -41,7 +41,7 @@ class Progress:
         self._total, self._first, self._finished = rounds_total, first_round, 0
         self._began = time.monotonic()
         if self._console.is_terminal and not self._quiet:
-            # The line is drawn four times a second by a thread that looks at our counters: counting a site is an addition.
+            # A thread draws the line four times a second from our counters: counting a site is an addition.
             self._live = Live(
                 get_renderable=self._line,
                 console=self._console,

@@ -20,7 +20,6 @@ from fedvision.tracking.figures import (
     flat,
     headline,
     mean,
-    measured,
     metric_names,
     number,
     site_metrics,
@@ -167,6 +166,17 @@ def draw_report(run: Path, baselines: Mapping[str, Metrics] | None = None) -> Pa
     return page
 
 
+def draw_partition(partition: Mapping[str, Any], page: Path, title: str) -> Path:
+    """Draw who holds what (`Partition.summary()`) as a page of its own, before anything trains."""
+    from fedvision.tracking.sections import partition_section
+
+    section = partition_section(partition)
+    write_page(
+        page, "partition.html", title=title, section=section, notes=[str(note) for note in partition.get("notes") or []]
+    )
+    return page
+
+
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill a template of this package; every text in `values` is escaped, only the plots' own SVG is not."""
     templates = Environment(
@@ -221,7 +231,8 @@ def _reached(run: Run) -> list[str]:
         worst, _ = worst_and_best(list(values.values()), run.best)
         site = next(site for site, value in values.items() if value == worst)
         sentences.append(
-            f"On the sites' own test data, {_words(run.best)} is {number(mean(values.values()))} on average and {number(worst)} at the worst ({site})."
+            f"On the sites' own test data, {_words(run.best)} is {number(mean(values.values()))} on average "
+            f"and {number(worst)} at the worst ({site})."
         )
     return [sentence for sentence in sentences if sentence]
 
@@ -273,8 +284,8 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         )
     if run.summary.get("model_parameters"):
         size = run.summary["model_parameters"]
-        value = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
-        tiles.append({"name": "parameters", "value": value, "note": str(run.get("model.name") or "")})
+        shown = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
+        tiles.append({"name": "parameters", "value": shown, "note": str(run.get("model.name") or "")})
     return tiles
 
 
@@ -285,7 +296,8 @@ def _notes(run: Run) -> list[str]:
     skipped = [record["round"] + 1 for record in run.records if record.get("status") == "skipped"]
     if skipped:
         notes.append(
-            f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. The model was left as it was."
+            f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. "
+            "The model was left as it was."
         )
     lost = [record["round"] + 1 for record in run.records if (record.get("train") or {"loss": 0}).get("loss") is None]
     if lost:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvision.tracking import plots
+from fedvision.tracking import matrices, plots
 from fedvision.tracking.figures import Metrics, by_site, duration, mean, measured, number, series, worst_and_best
 from fedvision.tracking.plots import Curve
 from fedvision.tracking.report import Plot, Run, Section, Table
@@ -21,7 +21,7 @@ def sections(run: Run, baselines: Mapping[str, Metrics]) -> list[Section]:
         _curves(run, baselines),
         _sites(run, baselines),
         _confusion(run),
-        _partition(run.partition),
+        partition_section(run.partition),
         _participation(run),
         _time(run),
     ]
@@ -101,7 +101,10 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
     references = {"mean": mean(listed)} | {
         name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None
     }
-    note = f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, from {number(worst)} to {number(best)}."
+    note = (
+        f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, "
+        f"from {number(worst)} to {number(best)}."
+    )
     if len(values) <= MOST_ROWS:
         drawn = [Plot(_words(metric), plots.dots(values, metric, references))]
         others = [name for name in run.metrics if name != metric and by_site(run.sites, name)][:1]
@@ -152,8 +155,11 @@ def _confusion(run: Run) -> Section | None:
     total = sum(map(sum, counts))
     recall = {name: shares[name][index] for index, name in enumerate(rows) if sum(rows[name])}
     where = run.summary.get("confusion_of") or "test data"
-    note = f"{right:,} of {total:,} images were classified right on the {where}. Each row is tinted by its share, so that rare classes show too."
-    drawn = [Plot("confusion matrix", plots.heat_map(rows, classes, ("true", "predicted"), shares))]
+    note = (
+        f"{right:,} of {total:,} images were classified right on the {where}. "
+        "Each row is tinted by its share, so that rare classes show too."
+    )
+    drawn = [Plot("confusion matrix", matrices.heat_map(rows, classes, ("true", "predicted"), shares))]
     if len(recall) <= MOST_ROWS and recall:
         ordered = dict(sorted(recall.items(), key=lambda item: -item[1]))
         drawn.append(
@@ -175,7 +181,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- the partition
 
 
-def _partition(partition: Mapping[str, Any]) -> Section | None:
+def partition_section(partition: Mapping[str, Any]) -> Section | None:
+    """Who holds what, from `Partition.summary()`; None where that is empty."""
     sites: Mapping[str, Any] = partition.get("sites") or {}
     if not sites:
         return None
@@ -184,13 +191,13 @@ def _partition(partition: Mapping[str, Any]) -> Section | None:
     sizes = {site: sum(counts) for site, counts in train.items()}
     small, large = min(sizes, key=lambda site: sizes[site]), max(sizes, key=lambda site: sizes[site])
     notes = [
-        f"{len(sites):,} sites train on {sum(sizes.values()):,} images: {sizes[small]:,} at the smallest ({small}), {sizes[large]:,} at the largest ({large})."
+        f"{len(sites):,} sites train on {sum(sizes.values()):,} images: "
+        f"{sizes[small]:,} at the smallest ({small}), {sizes[large]:,} at the largest ({large})."
     ]
     server = {part: sum(counts) for part, counts in (partition.get("server") or {}).items() if counts and sum(counts)}
     if server:
-        notes[0] += (
-            f" The coordinator holds {' and '.join(f'{count:,} for {part}' for part, count in server.items())}, and no site has these."
-        )
+        held_there = " and ".join(f"{count:,} for {part}" for part, count in server.items())
+        notes[0] += f" The coordinator holds {held_there}, and no site has these."
     return Section(
         "partition", "Who holds what", notes, _partition_plots(train, classes), _partition_tables(sites, sizes)
     )
@@ -207,7 +214,7 @@ def _partition_plots(train: Mapping[str, list[int]], classes: list[str]) -> list
         drawn.append(
             Plot("training images of each site", plots.stacked_rows(by_size, classes, "training images"), "by class")
         )
-    heat = plots.heat_map(by_size, classes, ("site", "class"), shares)
+    heat = matrices.heat_map(by_size, classes, ("site", "class"), shares)
     drawn.append(
         Plot("training images of each site and class", heat, "largest site first" if len(train) > MOST_ROWS else "")
     )
@@ -266,7 +273,7 @@ def _participation(run: Run) -> Section | None:
     states = _states(run)
     if states and len(states) <= MOST_ROWS and len(run.records) <= 120:
         drawn.append(
-            Plot("site by site", plots.participation(states, max(record["round"] for record in run.records) + 1))
+            Plot("site by site", matrices.participation(states, max(record["round"] for record in run.records) + 1))
         )
     return Section("participation", "Who took part", [note], drawn, _trouble_tables(run))
 

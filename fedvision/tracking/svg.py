@@ -80,7 +80,8 @@ def rectangle(
     """A filled rectangle of the colour class `css`."""
     inside = f"<title>{escape(title)}</title>" if title else ""
     tint = "" if opacity is None else f' fill-opacity="{opacity:.2f}"'
-    return f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"{tint}>{inside}</rect>'
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{height:.1f}"'
+    return f'<rect class="{css}" {place}{tint}>{inside}</rect>'
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, css: str = "grid") -> str:

@@ -1,4 +1,4 @@
-"""Run folders as a run would leave them, made in milliseconds: curves that rise, sites that differ, things that go wrong."""
+"""Run folders as a run would leave them, made in milliseconds: curves that rise, sites that differ, faults."""
 
 import hashlib
 import json

@@ -40,7 +40,8 @@ def test_a_round_says_who_was_declined_refused_missing_and_that_it_was_skipped()
     stream = io.StringIO()
     record = {
         "round": 11, "status": "skipped", "asked": ["a", "b", "c", "d"], "answered": ["a"],
-        "declined": {"b": "out_of_range: x"}, "refused": {"c": "not_finite: y"}, "missing": {"d": "late"}, "evaluation": None,
+        "declined": {"b": "out_of_range: x"}, "refused": {"c": "not_finite: y"}, "missing": {"d": "late"},
+        "evaluation": None,
     }  # fmt: skip
     with Progress(stream=stream) as progress:
         progress.start(12, first_round=11)

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import make_run
+from conftest import make_run, partition_of
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import RunFolder
-from fedvision.tracking.report import draw_report
+from fedvision.tracking.report import draw_partition, draw_report
 
 Runs = Callable[..., RunFolder]
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -18,7 +18,7 @@ EVERY_SECTION = ["curves", "sites", "confusion", "partition", "participation", "
 
 
 class Page(HTMLParser):
-    """A page as a browser reads it: its sections, texts, loaded addresses; an AssertionError where tags do not match."""
+    """A page as a browser reads it: its sections, texts, loaded addresses; AssertionError where tags do not match."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -204,6 +204,14 @@ def test_a_report_of_a_run_of_an_older_version_is_drawn_though_its_keys_are_unkn
     config = folder.path / "config.yaml"
     config.write_text(config.read_text() + "forgotten_key: 1\n")
     assert "forgotten_key" in Page(draw_report(folder.path)).text
+
+
+def test_a_partition_alone_is_a_page_of_its_own(tmp_path: Path) -> None:
+    partition = partition_of(["north", "<b>south"], ["cat", "dog"], camera=True)
+    page = Page(draw_partition(partition, tmp_path / "partition.html", "my data"))
+    total = sum(sum(held["train"]) for held in partition["sites"].values())
+    assert page.sections == ["partition"] and "b" not in page.tags
+    assert f"2 sites train on {total:,} images" in page.text and "Camera of each site" in page.text
 
 
 def test_what_is_no_run_folder_has_no_report(tmp_path: Path) -> None:
