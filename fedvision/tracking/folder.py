@@ -162,7 +162,16 @@ class RunFolder:
         kept = [record for record in self.rounds() if record["round"] < keep]
         write_atomically(self.path / "rounds.jsonl", b"".join(_json(record) + b"\n" for record in kept))
 
-    # ------------------------------------------------------------------------------------------------ the summary
+    # ------------------------------------------------------------------------------------------ the log and the summary
+
+    def log(self, text: str) -> None:
+        """Add a line with the time to run.log; a text of several lines stays together, indented."""
+        line = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text.rstrip()}".replace("\n", "\n    ")
+        try:
+            with open(self.path / "run.log", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _unwritable(self.path / "run.log", error) from None
 
     def summary(self) -> dict[str, Any]:
         """How the run stands or ended."""

@@ -90,7 +90,7 @@ class MlflowLog:
         status: str,
         artefacts: Sequence[Path] = (),
         metrics: Mapping[str, float] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 120.0,
     ) -> list[str]:
         """End the MLflow run (completed, failed or interrupted) with its files and final metrics; returns `notes`.
 
@@ -349,7 +349,7 @@ def _serve(lines: IO[bytes], replies: IO[str]) -> None:
                 waiting.pop(0)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if not down:
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+                reason = _reason(error)
                 print(
                     json.dumps({"problem": reason.replace(f"{secret}@", "") if secret else reason}),
                     file=replies,
@@ -361,11 +361,21 @@ def _serve(lines: IO[bytes], replies: IO[str]) -> None:
                 print(json.dumps({"recovered": True}), file=replies, flush=True)
 
 
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line: the system's own word ("Connection refused") where it is at the bottom of it."""
+    bottom: BaseException | None = error
+    while bottom is not None:
+        if isinstance(bottom, OSError) and bottom.strerror:
+            return bottom.strerror
+        bottom = bottom.__cause__ or bottom.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
 def main() -> None:
     """Read commands from stdin until "finish" or the end."""
     import logging
 
-    os.nice(10)  # training goes first
+    os.nice(5)  # training goes first
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what mlflow prints is no reply
     logging.disable(logging.WARNING)

@@ -20,7 +20,7 @@ class Progress:
     """
 
     def __init__(self, metric: str | None = None, quiet: bool = False, stream: TextIO | None = None):
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream or sys.stderr, highlight=False)
         self._metric = metric
         self._quiet = quiet
         self._live: Live | None = None
@@ -66,12 +66,16 @@ class Progress:
         if self._live is None and not self._quiet:
             width = len(str(self._total))
             text = f"round {record['round'] + 1:>{width}}/{self._total}{self._figures}{_took(record)}{self._left()}"
-            self._console.print(text, markup=False)
+            self._print(text)
 
     def message(self, text: str) -> None:
         """Say something that is no figure of a round."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        # A file gets whole lines; on a terminal rich must fold them itself, or it loses count of what to draw over.
+        self._console.print(text, markup=False, soft_wrap=self._live is None)
 
     def finish(self) -> None:
         """Take the live line away.  May be called again."""

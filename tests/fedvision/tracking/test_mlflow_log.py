@@ -70,7 +70,7 @@ def test_a_server_that_is_down_is_said_once_noted_and_ends_nothing(tmp_path: Pat
             log.log_round(record_of(number, 4, SITES, 4))
         notes = log.finish("completed")
     assert len(notes) == 1 and notes == said
-    assert "does not take this run's records" in notes[0] and "the run goes on" in notes[0]
+    assert "does not take this run's records (Connection refused)" in notes[0] and "the run goes on" in notes[0]
     assert "secret" not in notes[0]
 
 

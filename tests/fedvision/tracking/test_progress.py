@@ -1,6 +1,7 @@
 """The progress shows the round, the sites and the main metric, and costs nothing."""
 
 import io
+import re
 import time
 
 import pytest
@@ -75,6 +76,19 @@ def test_on_a_terminal_the_line_lives_and_is_gone_at_the_end() -> None:
     assert (
         stream.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in stream.getvalue()
     )  # erased, and the cursor shown again
+
+
+def test_on_a_narrow_terminal_the_live_line_is_cut_and_never_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    with Progress("accuracy", stream=stream) as progress:
+        progress.start(30)
+        progress.round_started(0, 4)
+        progress.round_finished(record_of(0, 30, SITES, 4))
+        progress.message("a message that is longer than the forty columns of it")
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    lines = re.split(r"[\r\n]+", drawn)
+    assert max(map(len, lines)) <= 40 and any(line.endswith("…") for line in lines)
 
 
 def test_quiet_prints_nothing() -> None:

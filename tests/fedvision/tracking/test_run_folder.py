@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -83,6 +84,14 @@ def test_a_number_that_is_not_finite_is_kept_as_null_and_numpys_as_plain_ones(fo
     folder.append_round({"round": np.int64(0), "train": {"loss": float("nan")}, "norms": np.array([1.5, np.inf])})
     line = (folder.path / "rounds.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"round": 0, "train": {"loss": None}, "norms": [1.5, None]}
+
+
+def test_the_log_has_a_time_before_each_text_and_keeps_long_texts_together(folder: RunFolder) -> None:
+    folder.log("round 1 begins")
+    folder.log("an error\nof two lines\n")
+    first, second, third = (folder.path / "run.log").read_text().splitlines()
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT[\d:.]+\+00:00 round 1 begins", first)
+    assert second.endswith(" an error") and third == "    of two lines"
 
 
 def test_what_is_no_json_is_refused_before_anything_is_written(folder: RunFolder) -> None:
