@@ -1,4 +1,4 @@
-"""Figures out of the records of a run, and figures as text: read alike by the progress line, the report and comparisons."""
+"""Figures out of the records of a run, and figures as text: alike in the progress line, the report and comparisons."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,7 +54,7 @@ def measured(evaluation: Mapping[str, Any] | None, where: str, part: str) -> dic
 
 
 def headline(evaluation: Mapping[str, Any] | None, best: str | None) -> tuple[str, float | None, str]:
-    """(metric, value, place) that stands for a round: `best` where it was measured, else the first; ("", None, "") for none."""
+    """(metric, value, place) that stands for a round: `best` if measured, else the first; ("", None, "") for none."""
     for (where, part), place in PLACES.items():
         metrics = measured(evaluation, where, part)
         name = best if best in metrics else next(iter(metrics), None)
@@ -86,7 +86,18 @@ def lower_is_better(metric: str) -> bool:
     >>> lower_is_better("loss"), lower_is_better("balanced_accuracy"), lower_is_better("calibration_error")
     (True, False, True)
     """
-    return metric.rpartition("_")[2] in {"loss", "error", "distance", "perplexity", "nll", "ece", "mae", "mse", "rmse", "brier"}
+    return metric.rpartition("_")[2] in {
+        "loss",
+        "error",
+        "distance",
+        "perplexity",
+        "nll",
+        "ece",
+        "mae",
+        "mse",
+        "rmse",
+        "brier",
+    }
 
 
 def worst_and_best(values: Sequence[float], metric: str) -> tuple[float, float]:

@@ -126,7 +126,7 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------- the rounds
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add a round: on disk when this returns.  RunFolderError on a full disk, which leaves the rounds before whole."""
+        """Add a round: on disk when this returns.  RunFolderError on a full disk; the earlier ones stay."""
         line = _json(record) + b"\n"
         file = self.path / "rounds.jsonl"
         try:
@@ -152,7 +152,9 @@ class RunFolder:
             try:
                 records.append(json.loads(line))
             except ValueError as error:
-                raise RunFolderError(f"{file}, line {number}: not JSON ({error}); restore the line, or resume the run") from None
+                raise RunFolderError(
+                    f"{file}, line {number}: not JSON ({error}); restore the line, or resume the run"
+                ) from None
         return records
 
     def truncate_rounds(self, keep: int) -> None:
@@ -160,7 +162,16 @@ class RunFolder:
         kept = [record for record in self.rounds() if record["round"] < keep]
         write_atomically(self.path / "rounds.jsonl", b"".join(_json(record) + b"\n" for record in kept))
 
-    # ------------------------------------------------------------------------------------------------ the summary
+    # ------------------------------------------------------------------------------------------ the log and the summary
+
+    def log(self, text: str) -> None:
+        """Add a line with the time to run.log; a text of several lines stays together, indented."""
+        line = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text.rstrip()}".replace("\n", "\n    ")
+        try:
+            with open(self.path / "run.log", "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _unwritable(self.path / "run.log", error) from None
 
     def summary(self) -> dict[str, Any]:
         """How the run stands or ended."""
@@ -259,13 +270,18 @@ def _check_room(path: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise RunFolderError(
-            f"{path}: the run needs about {needed_bytes / 2**20:,.0f} MiB and its disk has {free / 2**20:,.0f} MiB free; "
+            f"{path}: the run needs about {needed_bytes / 2**20:,.0f} MiB "
+            f"and its disk has {free / 2**20:,.0f} MiB free; "
             "make room, give a folder on another disk with --out, or lower tracking.checkpoints"
         )
 
 
 def _unwritable(path: Path, error: OSError, more: str = "") -> RunFolderError:
-    way = "make room on its disk" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "give a folder that you may write with --out"
+    way = (
+        "make room on its disk"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}
+        else "give a folder that you may write with --out"
+    )
     return RunFolderError(f"{path} cannot be written: {error.strerror or error}; {way}{more}")
 
 

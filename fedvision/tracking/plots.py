@@ -20,7 +20,6 @@ from fedvision.tracking.svg import (
     short,
     tick_text,
     ticks,
-    tint_image,
 )
 
 MOST_POINTS = 400  # of a curve: more cannot be seen
@@ -47,8 +46,14 @@ def _thin(points: Sequence, most: int = MOST_POINTS) -> list:
     return list(points[::stride]) + ([points[-1]] if (len(points) - 1) % stride else [])
 
 
-def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | None = None, x_name: str = "round") -> Markup:
-    """Curves over rounds, with bands and level reference lines ("centralised", "local mean")."""
+def curves(
+    drawn: Sequence[Curve],
+    name: str,
+    references: Mapping[str, float] | None = None,
+    x_name: str = "round",
+    colours: Mapping[str, int] | None = None,
+) -> Markup:
+    """Curves over rounds, with bands and level reference lines ("centralised"), whose `colours` may be given."""
     drawn = [curve for curve in drawn if curve.points]
     references = references or {}
     values = [value for curve in drawn for _, value in curve.points] + list(references.values())
@@ -59,13 +64,15 @@ def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | 
     for curve in drawn:
         if len(curve.band) > 1:
             band = _thin(curve.band)
-            around = [(axes.x(at), axes.y(high)) for at, _, high in band] + [(axes.x(at), axes.y(low)) for at, low, _ in reversed(band)]
+            around = [(axes.x(at), axes.y(high)) for at, _, high in band] + [
+                (axes.x(at), axes.y(low)) for at, low, _ in reversed(band)
+            ]
             parts.append(path(around, f"s{curve.colour} band", close=True))
             entries.append((f"s{curve.colour} mark faint", curve.band_name))
     for index, (reference, value) in enumerate(references.items()):
-        css = f"s{6 + index % 2} reference"
-        parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), css))
-        entries.append((f"s{6 + index % 2} stroke dotted", f"{reference} ({number(value)})"))
+        css = f"s{(colours or {}).get(reference, 6 + index % 2)}"
+        parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), f"{css} reference"))
+        entries.append((f"{css} stroke dotted", f"{reference} ({number(value)})"))
     for curve in reversed(drawn):
         css = f"s{curve.colour} line{' dashed' if curve.dashed else ''}"
         points = [(axes.x(at), axes.y(value)) for at, value in _thin(curve.points)]
@@ -74,27 +81,34 @@ def curves(drawn: Sequence[Curve], name: str, references: Mapping[str, float] | 
         if len(points) <= 12:
             parts += [f'<circle class="s{curve.colour} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
     ends = [(f"s{curve.colour} stroke{' dashed' if curve.dashed else ''}", curve.name) for curve in drawn]
-    return legend(ends + entries) + picture(axes.height, parts, f"{name} over rounds")
+    alone = len(ends) == 1 and not entries  # then the caption tells all
+    return picture(axes.height, parts, f"{name} over rounds") + legend(
+        [] if alone else ends + entries
+    )  # below: neighbours stay level
 
 
 def dots(values: Mapping[str, float], metric: str, references: Mapping[str, float] | None = None) -> Markup:
-    """A row a site in the given order, a dot at its value, a line at the mean."""
-    references = {"mean": mean(values.values())} | dict(references or {})
+    """A row a site in the given order, a dot at its value, a line at each reference ("mean", "centralised")."""
+    references = references or {}
     row, top = 17, 8
     room = min(150.0, 14 + CHARACTER * max(len(name) for name in values))
     marks = ticks(min([*values.values(), *references.values()]), max([*values.values(), *references.values()]))
     bottom = top + row * len(values)
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
-    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
+    parts = [
+        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
+    ]
     entries = []
     for index, (name, value) in enumerate(references.items()):
         css = "reference muted" if index == 0 else f"s{5 + index % 2} reference"
         parts.append(rule(x(value), top, x(value), bottom, css))
-        entries.append(("muted stroke dotted" if index == 0 else f"s{5 + index % 2} stroke dotted", f"{name} ({number(value)})"))
+        entries.append(
+            ("muted stroke dotted" if index == 0 else f"s{5 + index % 2} stroke dotted", f"{name} ({number(value)})")
+        )
     for index, (name, value) in enumerate(values.items()):
         y = top + row * (index + 0.5)
         parts.append(label(room - 8, y + 4, short(name, int((room - 14) / CHARACTER)), "end", full=name))
-        parts.append(rule(x(marks[0]), y, x(value), y, "s0 stem"))
+        parts.append(rule(room, y, WIDTH - 54, y))
         parts.append(f'<circle class="s0 dot" cx="{x(value):.1f}" cy="{y:.1f}" r="4"/>')
         parts.append(label(WIDTH - 6, y + 4, number(value), "end", "strong"))
     parts.append(label(WIDTH - 54, bottom + 31, metric.replace("_", " "), "end", "axis"))
@@ -114,12 +128,15 @@ def histogram(values: Sequence[float], metric: str, bins: int = 24) -> Markup:
     width = (axes.right - axes.left) / bins
     for index, count in enumerate(counts):
         y = axes.y(count)
-        title = f"{count} sites from {number(low + (high - low) * index / bins)} to {number(low + (high - low) * (index + 1) / bins)}"
+        edges = (low + (high - low) * edge / bins for edge in (index, index + 1))
+        title = f"{count} sites from {' to '.join(map(number, edges))}"
         parts.append(rectangle(axes.left + index * width + 0.75, y, width - 1.5, axes.bottom - y, "s0 fill", title))
     parts += [label(x(tick), axes.bottom + 16, tick_text(tick), "middle") for tick in marks]
     parts.append(rule(x(mean(values)), axes.top, x(mean(values)), axes.bottom, "reference muted"))
     parts.append(label(axes.right, axes.bottom + 31, f"{metric.replace('_', ' ')}, number of sites", "end", "axis"))
-    return legend([("muted stroke dotted", f"mean ({number(mean(values))})")]) + picture(axes.height, parts, f"{metric} of the sites")
+    return legend([("muted stroke dotted", f"mean ({number(mean(values))})")]) + picture(
+        axes.height, parts, f"{metric} of the sites"
+    )
 
 
 def bars(groups: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
@@ -130,18 +147,35 @@ def bars(groups: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
     marks = ticks(min(0.0, *values), max(values))
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
     bottom = top + sum(bar * len(figures) + gap for figures in groups.values())
-    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
+    parts = [
+        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
+    ]
     y = top + gap / 2
     for group, figures in groups.items():
-        parts.append(label(room - 8, y + bar * len(figures) / 2 + 4, short(group, int((room - 14) / CHARACTER)), "end", full=group))
+        parts.append(
+            label(
+                room - 8, y + bar * len(figures) / 2 + 4, short(group, int((room - 14) / CHARACTER)), "end", full=group
+            )
+        )
         for name, value in figures.items():
             start = x(min(0.0, value))
-            parts.append(rectangle(start, y + 1, x(max(0.0, value)) - start, bar - 2, f"s{names.index(name) % COLOURS} fill", f"{group}, {name}: {number(value)}"))
+            parts.append(
+                rectangle(
+                    start,
+                    y + 1,
+                    x(max(0.0, value)) - start,
+                    bar - 2,
+                    f"s{names.index(name) % COLOURS} fill",
+                    f"{group}, {name}: {number(value)}",
+                )
+            )
             parts.append(label(x(max(0.0, value)) + 5, y + bar - 3, number(value), css="strong"))
             y += bar
         y += gap
     parts.append(label(WIDTH - 54, bottom + 31, metric.replace("_", " "), "end", "axis"))
-    return legend((f"s{index % COLOURS} mark", name) for index, name in enumerate(names)) + picture(bottom + 36, parts, f"{metric} of each run")
+    return legend((f"s{index % COLOURS} mark", name) for index, name in enumerate(names)) + picture(
+        bottom + 36, parts, f"{metric} of each run"
+    )
 
 
 def stacked_rows(rows: Mapping[str, Sequence[float]], names: Sequence[str], unit: str) -> Markup:
@@ -151,22 +185,37 @@ def stacked_rows(rows: Mapping[str, Sequence[float]], names: Sequence[str], unit
     top, bottom = 8, 8 + height * len(rows)
     marks = ticks(0, max(sum(row) for row in rows.values()))
     x = scale(0, marks[-1], room, WIDTH - 46)
-    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
+    parts = [
+        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
+    ]
     for index, (row, counts) in enumerate(rows.items()):
         y, start = top + height * index, 0.0
         parts.append(label(room - 8, y + height / 2 + 4, short(row, int((room - 14) / CHARACTER)), "end", full=row))
         for colour, (name, count) in enumerate(zip(names, counts, strict=True)):
             if count:
                 width = x(start + count) - x(start)
-                parts.append(rectangle(x(start), y + 2, width - min(0.6, width / 4), height - 4, f"k{colour % CLASS_COLOURS} fill", f"{row}, {name}: {count:,}"))
+                parts.append(
+                    rectangle(
+                        x(start),
+                        y + 2,
+                        width - min(0.6, width / 4),
+                        height - 4,
+                        f"k{colour % CLASS_COLOURS} fill",
+                        f"{row}, {name}: {count:,}",
+                    )
+                )
                 start += count
         parts.append(label(x(start) + 5, y + height / 2 + 4, f"{sum(counts):,}", css="strong"))
     parts.append(label(WIDTH - 46, bottom + 31, unit, "end", "axis"))
-    return legend((f"k{index % CLASS_COLOURS} mark", name) for index, name in enumerate(names)) + picture(bottom + 36, parts, unit)
+    return legend((f"k{index % CLASS_COLOURS} mark", name) for index, name in enumerate(names)) + picture(
+        bottom + 36, parts, unit
+    )
 
 
-def stacked_columns(columns: Sequence[Mapping[str, float]], colours: Mapping[str, str], unit: str, first: int = 1) -> Markup:
-    """A column a round, made of one part a name of `colours` (name -> colour class); many rounds are averaged together."""
+def stacked_columns(
+    columns: Sequence[Mapping[str, float]], colours: Mapping[str, str], unit: str, first: int = 1
+) -> Markup:
+    """A column a round, made of one part a name of `colours` (name -> colour class); many rounds are averaged."""
     stride = -(-len(columns) // MOST_COLUMNS)
     groups = [columns[start : start + stride] for start in range(0, len(columns), stride)]
     heights = [{name: mean(column.get(name, 0) or 0 for column in group) for name in colours} for group in groups]
@@ -177,129 +226,60 @@ def stacked_columns(columns: Sequence[Mapping[str, float]], colours: Mapping[str
     for index, column in enumerate(heights):
         start, end = first + index * stride - 0.5, min(last, first + (index + 1) * stride - 1) + 0.5
         width, level = axes.x(end) - axes.x(start), 0.0
-        which = f"round {first + index * stride}" if stride == 1 else f"rounds {first + index * stride} to {end - 0.5:.0f}, mean"
+        which = (
+            f"round {first + index * stride}"
+            if stride == 1
+            else f"rounds {first + index * stride} to {end - 0.5:.0f}, mean"
+        )
         for name, value in column.items():
             if value:
                 y, below = axes.y(level + value), axes.y(level)
-                parts.append(rectangle(axes.x(start) + width * 0.08, y, width * 0.84, below - y, f"{colours[name]} fill", f"{which}, {name}: {number(value)} {unit}"))
+                parts.append(
+                    rectangle(
+                        axes.x(start) + width * 0.08,
+                        y,
+                        width * 0.84,
+                        below - y,
+                        f"{colours[name]} fill",
+                        f"{which}, {name}: {number(value)} {unit}",
+                    )
+                )
                 level += value
     used = [(f"{css} mark", name) for name, css in colours.items() if any(column[name] for column in heights)]
     parts.append(label(axes.left - 6, axes.bottom + 31, unit, "start", "axis"))
     return legend(used) + picture(axes.height, parts, f"{unit} of each round")
 
 
-def share_bar(parts_of: Mapping[str, float], colours: Mapping[str, str]) -> Markup:
-    """One bar of shares that make a whole, with per cent."""
-    whole, start = sum(parts_of.values()) or 1.0, 0.0
-    parts = []
-    for name, value in parts_of.items():
-        width = WIDTH * value / whole
-        parts.append(rectangle(start, 0, width - 1, 22, f"{colours[name]} fill", f"{name}: {100 * value / whole:.1f} %"))
-        start += width
-    entries = [(f"{colours[name]} mark", f"{name} {100 * value / whole:.0f} %") for name, value in parts_of.items()]
-    return legend(entries) + picture(22, parts, "time by phase")
-
-
-GLYPHS = {  # a shape as well as a colour for each way a round can go for a site, in a cell of 1 × 1
-    "answered": ("s0 fill", "M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h-{w:.1f}z"),
-    "missing": ("muted fill", "M{x:.1f} {m:.1f}h{w:.1f}v1.6h-{w:.1f}z"),
-    "declined": ("s4 fill", "M{x:.1f} {b:.1f}h{w:.1f}l-{u:.1f} -{h:.1f}z"),
-    "refused": ("s1 fill", "M{c:.1f} {y:.1f}l{u:.1f} {v:.1f}l-{u:.1f} {v:.1f}l-{u:.1f} -{v:.1f}z"),
-}
-
-
-def participation(states: Mapping[str, Mapping[int, str]], rounds: int) -> Markup:
-    """A row a site, a column a round (from 0), a mark where it was asked: {site: {round: "answered"}}."""
-    room, height, top = min(150.0, 14 + CHARACTER * max(map(len, states))), 14.0, 6.0
-    width = min(22.0, (WIDTH - room - 4) / rounds)
-    shapes: dict[str, list[str]] = {name: [] for name in GLYPHS}
-    parts = []
-    for index, (site, row) in enumerate(states.items()):
-        y = top + index * height
-        parts.append(label(room - 8, y + height / 2 + 4, short(site, int((room - 14) / CHARACTER)), "end", full=site))
-        parts.append(rule(room, y + height / 2, room + rounds * width, y + height / 2, "grid"))
-        for at, state in row.items():
-            w, h = width * 0.8, height * 0.72
-            x, up = room + at * width + width * 0.1, y + height * 0.14
-            place = {"x": x, "y": up, "w": w, "h": h, "m": up + h / 2 - 0.8, "b": up + h, "c": x + w / 2, "u": w / 2, "v": h / 2}
-            shapes[state].append(GLYPHS[state][1].format(**place))
-    parts += [f'<path class="{GLYPHS[state][0]}" d="{"".join(drawn)}"/>' for state, drawn in shapes.items() if drawn]
-    bottom = top + height * len(states)
-    x = scale(0.5, rounds + 0.5, room, room + rounds * width)
-    numbers = [at for at in range(1, rounds + 1) if at == 1 or at % max(1, -(-rounds // 10)) == 0]
-    parts += [label(x(at), bottom + 16, str(at), "middle") for at in numbers]
-    parts.append(label(room + rounds * width, bottom + 31, "round", "end", "axis"))
-    return legend((f"{css.removesuffix(' fill')} glyph {state}", state) for state, (css, _) in GLYPHS.items() if shapes[state]) + picture(
-        bottom + 36, parts, "who took part in which round"
-    )
-
-
-def heat_map(rows: Mapping[str, Sequence[float]], columns: Sequence[str], names: tuple[str, str], shares: Mapping[str, Sequence[float]]) -> Markup:
-    """Counts as tints, with the numbers in the cells where they fit.  names: of the rows and of the columns.
-
-    shares: 0..1 for each cell, what its tint tells.
-    """
-    if len(rows) > 60 or len(columns) > 30:
-        return _heat_picture(rows, columns, names, shares)
-    room = min(150.0, 22 + CHARACTER * max(map(len, rows)))
-    width = min(52.0, (WIDTH - room - 4) / len(columns))
-    height, top = min(30.0, max(13.0, width * 0.62)), 30.0
-    digits = max(len(f"{count:,}") for row in rows.values() for count in row)
-    parts = []
-    for y_index, (row, counts) in enumerate(rows.items()):
-        y = top + y_index * height
-        parts.append(label(room - 6, y + height / 2 + 4, short(row, int((room - 20) / CHARACTER)), "end", full=row))
-        for x_index, (count, share) in enumerate(zip(counts, shares[row], strict=True)):
-            x = room + x_index * width
-            parts.append(rectangle(x + 0.5, y + 0.5, width - 1, height - 1, "cell", f"{row}, {columns[x_index]}: {count:,}", 0.04 + 0.96 * share))
-            if count and digits * CHARACTER + 3 < width:
-                parts.append(label(x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.5 else ""))
-    fits = max(map(len, columns)) * CHARACTER + 2 < width
-    fitting = max(2, int((width - 2) / CHARACTER))
-    step = 1 if fits or width > 26 else -(-22 // int(max(1, width)))
-    parts += [
-        label(room + (index + 0.5) * width, top - 6, short(column, fitting * step), "middle", full=column)
-        for index, column in enumerate(columns)
-        if index % step == 0
-    ]
-    parts.append(label(room + len(columns) * width, 10, f"{names[1]} →", "end", "axis"))
-    parts.append(label(2, 10, f"{names[0]} ↓", "start", "axis"))
-    return picture(top + height * len(rows) + 6, parts, f"{names[0]} by {names[1]}")
-
-
-def _heat_picture(rows: Mapping[str, Sequence[float]], columns: Sequence[str], names: tuple[str, str], shares: Mapping[str, Sequence[float]]) -> Markup:
-    """The same for thousands of cells: an image of a pixel each, stretched."""
-    top, room, height = 30.0, 34.0, min(420.0, max(140.0, 5.0 * len(rows)))
-    width = WIDTH - room - 4
-    image = tint_image([[0.04 + 0.96 * share for share in shares[row]] for row in rows])
-    parts = [
-        f'<image class="pixels" href="{image}" x="{room}" y="{top}" width="{width}" height="{height:.0f}" preserveAspectRatio="none"/>',
-        label(WIDTH - 4, 10, f"{names[1]} → ({len(columns):,})", "end", "axis"),
-        label(2, 10, f"{names[0]} ↓ ({len(rows):,})", "start", "axis"),
-    ]
-    each = width / len(columns)
-    if max(map(len, columns)) * CHARACTER + 2 < each:
-        parts += [label(room + (index + 0.5) * each, top - 6, column, "middle") for index, column in enumerate(columns)]
-    return picture(top + height + 6, parts, f"{names[0]} by {names[1]}")
-
-
-def spread(runs: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
+def spread(runs: Mapping[str, Mapping[str, float]], metric: str, colours: Mapping[str, int]) -> Markup:
     """A row a run, a faint dot a site, a bar at the mean: how the sites fare under each run."""
     every = [value for sites in runs.values() for value in sites.values()]
     room, row, top = min(190.0, 14 + CHARACTER * max(map(len, runs))), 34, 8
     marks = ticks(min(every), max(every))
     bottom = top + row * len(runs)
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
-    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
+    parts = [
+        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
+    ]
     for index, (run, sites) in enumerate(runs.items()):
-        y, css = top + row * (index + 0.5), f"s{index % COLOURS}"
+        y, css = top + row * (index + 0.5), f"s{colours[run]}"
         parts.append(label(room - 8, y + 4, short(run, int((room - 14) / CHARACTER)), "end", full=run))
         for place, (site, value) in enumerate(_thin(list(sites.items()), 300)):
             lift = (place % 5 - 2) * 3.2  # so that equal values do not hide each other
-            parts.append(f'<circle class="{css} faint dot" cx="{x(value):.1f}" cy="{y + lift:.1f}" r="3.2"><title>{_title(site, value)}</title></circle>')
+            parts.append(
+                f'<circle class="{css} faint dot" cx="{x(value):.1f}" cy="{y + lift:.1f}" r="3.2">'
+                f"<title>{_title(site, value)}</title></circle>"
+            )
         parts.append(rule(x(mean(sites.values())), y - 13, x(mean(sites.values())), y + 13, f"{css} thick"))
         parts.append(label(WIDTH - 6, y + 4, number(mean(sites.values())), "end", "strong"))
-    parts.append(label(WIDTH - 54, bottom + 31, f"{metric.replace('_', ' ')}{' (lower is better)' if lower_is_better(metric) else ''}", "end", "axis"))
+    parts.append(
+        label(
+            WIDTH - 54,
+            bottom + 31,
+            f"{metric.replace('_', ' ')}{' (lower is better)' if lower_is_better(metric) else ''}",
+            "end",
+            "axis",
+        )
+    )
     return picture(bottom + 36, parts, f"{metric} at the sites of each run")
 
 

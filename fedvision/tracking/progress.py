@@ -20,7 +20,7 @@ class Progress:
     """
 
     def __init__(self, metric: str | None = None, quiet: bool = False, stream: TextIO | None = None):
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream or sys.stderr, highlight=False)
         self._metric = metric
         self._quiet = quiet
         self._live: Live | None = None
@@ -31,7 +31,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.finish()
 
     def start(self, rounds_total: int, first_round: int = 0) -> None:
@@ -39,9 +41,13 @@ class Progress:
         self._total, self._first, self._finished = rounds_total, first_round, 0
         self._began = time.monotonic()
         if self._console.is_terminal and not self._quiet:
-            # The line is drawn four times a second by a thread that looks at our counters: counting a site is an addition.
+            # A thread draws the line four times a second from our counters: counting a site is an addition.
             self._live = Live(
-                get_renderable=self._line, console=self._console, refresh_per_second=4, transient=True, redirect_stdout=False
+                get_renderable=self._line,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=False,
             )
             self._live.start()
 
@@ -60,12 +66,16 @@ class Progress:
         if self._live is None and not self._quiet:
             width = len(str(self._total))
             text = f"round {record['round'] + 1:>{width}}/{self._total}{self._figures}{_took(record)}{self._left()}"
-            self._console.print(text, markup=False)
+            self._print(text)
 
     def message(self, text: str) -> None:
         """Say something that is no figure of a round."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        # A file gets whole lines; on a terminal rich must fold them itself, or it loses count of what to draw over.
+        self._console.print(text, markup=False, soft_wrap=self._live is None)
 
     def finish(self) -> None:
         """Take the live line away.  May be called again."""

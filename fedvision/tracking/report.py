@@ -148,7 +148,11 @@ def draw_report(run: Path, baselines: Mapping[str, Metrics] | None = None) -> Pa
         page,
         "report.html",
         name=read.name,
-        eyebrow=" · ".join(part for part in ("fedvision", read.kind, str(read.summary.get("started", "")).replace("T", " ")[:16]) if part),
+        eyebrow=" · ".join(
+            part
+            for part in ("fedvision", read.kind, str(read.summary.get("started", "")).replace("T", " ")[:16])
+            if part
+        ),
         alarm=_alarm(read),
         verdict=" ".join(_verdict(read)),
         tiles=_tiles(read),
@@ -162,10 +166,25 @@ def draw_report(run: Path, baselines: Mapping[str, Metrics] | None = None) -> Pa
     return page
 
 
+def draw_partition(partition: Mapping[str, Any], page: Path, title: str) -> Path:
+    """Draw who holds what (`Partition.summary()`) as a page of its own, before anything trains."""
+    from fedvision.tracking.sections import partition_section
+
+    section = partition_section(partition)
+    write_page(
+        page, "partition.html", title=title, section=section, notes=[str(note) for note in partition.get("notes") or []]
+    )
+    return page
+
+
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill a template of this package; every text in `values` is escaped, only the plots' own SVG is not."""
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     write_atomically(path, templates.get_template(template).render(version=version("fedvision"), **values).encode())
 
@@ -211,7 +230,10 @@ def _reached(run: Run) -> list[str]:
     if values:
         worst, _ = worst_and_best(list(values.values()), run.best)
         site = next(site for site, value in values.items() if value == worst)
-        sentences.append(f"At the sites' own data, {_words(run.best)} is {number(mean(values.values()))} on average and {number(worst)} at the worst ({site}).")
+        sentences.append(
+            f"On the sites' own test data, {_words(run.best)} is {number(mean(values.values()))} on average "
+            f"and {number(worst)} at the worst ({site})."
+        )
     return [sentence for sentence in sentences if sentence]
 
 
@@ -235,18 +257,35 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         worst, _ = worst_and_best(listed, run.best)
         average = mean(listed)
         deviation = mean((value - average) ** 2 for value in listed) ** 0.5
-        tiles.append({"name": f"{_words(run.best)}, mean of sites", "value": number(average), "note": f"± {number(deviation)} between sites"})
-        tiles.append({"name": f"{_words(run.best)}, worst site", "value": number(worst), "note": next(s for s, v in values.items() if v == worst)})
+        tiles.append(
+            {
+                "name": "mean of sites",
+                "value": number(average),
+                "note": f"{_words(run.best)}, ± {number(deviation)} between sites",
+            }
+        )
+        site = next(site for site, value in values.items() if value == worst)
+        tiles.append({"name": "worst site", "value": number(worst), "note": f"{_words(run.best)}, {site}"})
     if run.kind != "local":
         planned = run.summary.get("rounds_planned")
         skipped = sum(record.get("status") == "skipped" for record in run.records)
         note = f"of {planned} planned" if planned else ""
-        tiles.append({"name": f"{run.step}s", "value": f"{len(run.records):,}", "note": note + (f", {skipped} skipped" if skipped else "")})
+        tiles.append(
+            {
+                "name": f"{run.step}s",
+                "value": f"{len(run.records):,}",
+                "note": note + (f", {skipped} skipped" if skipped else ""),
+            }
+        )
     if run.summary.get("seconds") is not None:
         engine = run.summary.get("engine") or run.get("engine.name")
-        tiles.append({"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""})
+        tiles.append(
+            {"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""}
+        )
     if run.summary.get("model_parameters"):
-        tiles.append({"name": "parameters", "value": f"{run.summary['model_parameters']:,}", "note": str(run.get("model.name") or "")})
+        size = run.summary["model_parameters"]
+        shown = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
+        tiles.append({"name": "parameters", "value": shown, "note": str(run.get("model.name") or "")})
     return tiles
 
 
@@ -256,13 +295,18 @@ def _notes(run: Run) -> list[str]:
     notes += [str(note) for note in run.partition.get("notes") or [] if note not in notes]
     skipped = [record["round"] + 1 for record in run.records if record.get("status") == "skipped"]
     if skipped:
-        notes.append(f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. The model was left as it was.")
+        notes.append(
+            f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. "
+            "The model was left as it was."
+        )
     lost = [record["round"] + 1 for record in run.records if (record.get("train") or {"loss": 0}).get("loss") is None]
     if lost:
-        notes.append(f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}.")
+        notes.append(
+            f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}."
+        )
     if run.records and run.last_evaluation is None:
         notes.append("No evaluation was recorded, so this report shows no metric.")
-    return notes
+    return [note[:1].upper() + note[1:] for note in notes]
 
 
 def _listed(numbers: list[int]) -> str:
@@ -276,20 +320,25 @@ def _resume(run: Run) -> str:
 
 def _again(run: Run) -> dict[str, str]:
     config, folder = shlex.quote(str(run.path / "config.yaml")), shlex.quote(str(run.path))
-    lines = [f"fedvision {run.kind} {config}"]
+    lines = {f"fedvision {run.kind} {config}": "this run again"}
     if run.status != "completed":
-        lines.append(_resume(run))
-    lines.append(f"fedvision report {folder}")
+        lines[_resume(run)] = "go on where it stopped"
+    lines[f"fedvision report {folder}"] = "this page again"
     if run.kind == "simulate":
-        lines += [f"fedvision {kind} {config}" for kind in ("centralised", "local")]
-    note = "The first line repeats this run; on the same CPU type, with the same versions and threads, it ends at the same bytes."
-    if run.status != "completed":
-        note += " The second goes on where this run stopped."
-    return {"note": note, "commands": "\n".join(lines), "sha256": str(run.summary.get("model_sha256") or "")}
+        lines[f"fedvision centralised {config}"] = "the same data in one place"
+        lines[f"fedvision local {config}"] = "each site alone"
+    width = max(map(len, lines))
+    commands = "\n".join(f"{line:<{width}}  # {what}" for line, what in lines.items())
+    note = "On the same CPU type, with the same versions and threads, this run again ends at the same bytes."
+    return {"note": note, "commands": commands, "sha256": str(run.summary.get("model_sha256") or "")}
 
 
 def _environment(run: Run) -> Table:
-    rows = [[key.removeprefix("versions.").replace("_", " "), _shown(key, value)] for key, value in flat(run.environment).items() if value is not None]
+    rows = [
+        [key.removeprefix("versions.").replace("_", " "), _shown(key, value)]
+        for key, value in flat(run.environment).items()
+        if value is not None
+    ]
     return Table(["what", "value"], rows or [["not recorded", "the run ended before it was known"]], numbers=False)
 
 

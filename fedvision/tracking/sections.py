@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedvision.tracking import plots
+from fedvision.tracking import matrices, plots
 from fedvision.tracking.figures import Metrics, by_site, duration, mean, measured, number, series, worst_and_best
 from fedvision.tracking.plots import Curve
 from fedvision.tracking.report import Plot, Run, Section, Table
@@ -17,7 +17,14 @@ OUTCOMES = {"answered": "s0", "missing": "s7", "declined": "s4", "refused": "s1"
 
 def sections(run: Run, baselines: Mapping[str, Metrics]) -> list[Section]:
     """Every part that this run has figures for."""
-    made = [_curves(run, baselines), _sites(run, baselines), _confusion(run), _partition(run.partition), _participation(run), _time(run)]
+    made = [
+        _curves(run, baselines),
+        _sites(run, baselines),
+        _confusion(run),
+        partition_section(run.partition),
+        _participation(run),
+        _time(run),
+    ]
     return [section for section in made if section is not None]
 
 
@@ -56,12 +63,28 @@ def _curves(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
         references = {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
         if lines:
             drawn.append(Plot(_words(metric), plots.curves(lines, metric, references, run.step)))
-    losses = [(record["round"] + 1, loss) for record in run.records if (loss := (record.get("train") or {}).get("loss")) is not None]
+    losses = [
+        (record["round"] + 1, loss)
+        for record in run.records
+        if (loss := (record.get("train") or {}).get("loss")) is not None
+    ]
     if losses:
-        drawn.append(Plot("training loss", plots.curves([Curve("mean over the examples trained on", losses, 0)], "training loss", x_name=run.step)))
+        drawn.append(
+            Plot(
+                "training loss",
+                plots.curves([Curve("training loss", losses, 0)], "training loss", x_name=run.step),
+                "mean over the examples",
+            )
+        )
     norms = [(record["round"] + 1, norm) for record in run.records if (norm := record.get("update_norm")) is not None]
     if norms:
-        drawn.append(Plot("size of the update", plots.curves([Curve("L2 norm of the model's step", norms, 0)], "update norm", x_name=run.step)))
+        drawn.append(
+            Plot(
+                "size of the step",
+                plots.curves([Curve("L2 norm", norms, 0)], "size of the step", x_name=run.step),
+                "L2 norm of the model's update",
+            )
+        )
     return Section("curves", "How it learned", [], drawn) if drawn else None
 
 
@@ -75,20 +98,33 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
     values = by_site(run.sites, metric)
     listed = list(values.values())
     worst, best = worst_and_best(listed, metric)
-    references = {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
-    note = f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, from {number(worst)} to {number(best)}."
+    references = {"mean": mean(listed)} | {
+        name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None
+    }
+    note = (
+        f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, "
+        f"from {number(worst)} to {number(best)}."
+    )
     if len(values) <= MOST_ROWS:
         drawn = [Plot(_words(metric), plots.dots(values, metric, references))]
         others = [name for name in run.metrics if name != metric and by_site(run.sites, name)][:1]
-        drawn += [Plot(_words(name), plots.dots(by_site(run.sites, name), name)) for name in others]
-        return Section("sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")])
+        for name in others:
+            known = by_site(run.sites, name)
+            drawn.append(Plot(_words(name), plots.dots(known, name, {"mean": mean(known.values())})))
+        return Section(
+            "sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")]
+        )
     worst_ten = dict(list(values.items())[-10:])
     drawn = [
         Plot(_words(metric), plots.histogram(listed, metric), f"{len(values):,} sites"),
-        Plot("the ten worst sites", plots.dots(worst_ten, metric, {"mean of all": mean(listed)} | references)),
+        Plot("the ten worst sites", plots.dots(worst_ten, metric, references)),
     ]
     order = list(reversed(values))[:MOST_LISTED]
-    folded = "All figures, worst site first" if len(order) == len(values) else f"The {len(order)} worst sites (all stand in summary.json)"
+    folded = (
+        "All figures, worst site first"
+        if len(order) == len(values)
+        else f"The {len(order)} worst sites (all stand in summary.json)"
+    )
     return Section("sites", "Site by site", [note], drawn, [_site_table(run, order, folded)])
 
 
@@ -98,7 +134,13 @@ def _site_table(run: Run, order: Sequence[str], folded: str) -> Table:
     body = []
     for site in order:
         held = counts.get(site)
-        body.append([site, *(number(run.sites[site].get(name)) for name in names), *([f"{sum(held['train']):,}", f"{sum(held['test']):,}"] if held else ["–", "–"])])
+        body.append(
+            [
+                site,
+                *(number(run.sites[site].get(name)) for name in names),
+                *([f"{sum(held['train']):,}", f"{sum(held['test']):,}"] if held else ["–", "–"]),
+            ]
+        )
     return Table(["site", *map(_words, names), "trained on", "tested on"], body, folded=folded)
 
 
@@ -113,11 +155,16 @@ def _confusion(run: Run) -> Section | None:
     total = sum(map(sum, counts))
     recall = {name: shares[name][index] for index, name in enumerate(rows) if sum(rows[name])}
     where = run.summary.get("confusion_of") or "test data"
-    note = f"{right:,} of {total:,} images were classified right on the {where}. Each row is tinted by its share, so that rare classes show too."
-    drawn = [Plot("confusion matrix", plots.heat_map(rows, classes, ("true", "predicted"), shares))]
+    note = (
+        f"{right:,} of {total:,} images were classified right on the {where}. "
+        "Each row is tinted by its share, so that rare classes show too."
+    )
+    drawn = [Plot("confusion matrix", matrices.heat_map(rows, classes, ("true", "predicted"), shares))]
     if len(recall) <= MOST_ROWS and recall:
         ordered = dict(sorted(recall.items(), key=lambda item: -item[1]))
-        drawn.append(Plot("found of each class", plots.dots(ordered, "recall")))
+        drawn.append(
+            Plot("found of each class", plots.dots(ordered, "recall", {"mean": mean(ordered.values())}), "recall")
+        )
     return Section("confusion", "Class by class", [note], drawn)
 
 
@@ -134,7 +181,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- the partition
 
 
-def _partition(partition: Mapping[str, Any]) -> Section | None:
+def partition_section(partition: Mapping[str, Any]) -> Section | None:
+    """Who holds what, from `Partition.summary()`; None where that is empty."""
     sites: Mapping[str, Any] = partition.get("sites") or {}
     if not sites:
         return None
@@ -142,24 +190,38 @@ def _partition(partition: Mapping[str, Any]) -> Section | None:
     train = {site: list(held["train"]) for site, held in sites.items()}
     sizes = {site: sum(counts) for site, counts in train.items()}
     small, large = min(sizes, key=lambda site: sizes[site]), max(sizes, key=lambda site: sizes[site])
-    notes = [f"{len(sites):,} sites train on {sum(sizes.values()):,} images: {sizes[small]:,} at the smallest ({small}), {sizes[large]:,} at the largest ({large})."]
+    notes = [
+        f"{len(sites):,} sites train on {sum(sizes.values()):,} images: "
+        f"{sizes[small]:,} at the smallest ({small}), {sizes[large]:,} at the largest ({large})."
+    ]
     server = {part: sum(counts) for part, counts in (partition.get("server") or {}).items() if counts and sum(counts)}
     if server:
-        notes[0] += f" The coordinator holds {' and '.join(f'{count:,} for {part}' for part, count in server.items())}, and no site has these."
-    return Section("partition", "Who holds what", notes, _partition_plots(train, classes), _partition_tables(sites, sizes))
+        held_there = " and ".join(f"{count:,} for {part}" for part, count in server.items())
+        notes[0] += f" The coordinator holds {held_there}, and no site has these."
+    return Section(
+        "partition", "Who holds what", notes, _partition_plots(train, classes), _partition_tables(sites, sizes)
+    )
 
 
 def _partition_plots(train: Mapping[str, list[int]], classes: list[str]) -> list[Plot]:
     by_size = dict(sorted(train.items(), key=lambda item: -sum(item[1])))
     largest = max((max(counts, default=0) for counts in train.values()), default=0) or 1
-    shares = {site: [(count / largest) ** 0.5 for count in counts] for site, counts in by_size.items()}  # √: small counts show too
+    shares = {
+        site: [(count / largest) ** 0.5 for count in counts] for site, counts in by_size.items()
+    }  # √: small counts show too
     drawn = []
     if len(train) <= MOST_ROWS and len(classes) <= plots.CLASS_COLOURS:
-        drawn.append(Plot("training images of each site", plots.stacked_rows(by_size, classes, "training images"), "by class"))
-    heat = plots.heat_map(by_size, classes, ("site", "class"), shares)
-    drawn.append(Plot("training images of each site and class", heat, "largest site first" if len(train) > MOST_ROWS else ""))
+        drawn.append(
+            Plot("training images of each site", plots.stacked_rows(by_size, classes, "training images"), "by class")
+        )
+    heat = matrices.heat_map(by_size, classes, ("site", "class"), shares)
+    drawn.append(
+        Plot("training images of each site and class", heat, "largest site first" if len(train) > MOST_ROWS else "")
+    )
     if len(train) > MOST_ROWS:
-        drawn.append(Plot("sizes of the sites", plots.histogram([sum(counts) for counts in train.values()], "training images")))
+        drawn.append(
+            Plot("sizes of the sites", plots.histogram([sum(counts) for counts in train.values()], "training images"))
+        )
     return drawn
 
 
@@ -167,7 +229,13 @@ def _partition_tables(sites: Mapping[str, Any], sizes: Mapping[str, int]) -> lis
     order = sorted(sites, key=lambda site: -sizes[site])[:MOST_LISTED]
     more = "" if len(order) == len(sites) else f" (the {len(order)} largest; all stand in partition.json)"
     parts = ("train", "validation", "test")
-    tables = [Table(["site", *parts], [[site, *(f"{sum(sites[site].get(part) or []):,}" for part in parts)] for site in order], folded=f"Images of each site{more}")]
+    tables = [
+        Table(
+            ["site", *parts],
+            [[site, *(f"{sum(sites[site].get(part) or []):,}" for part in parts)] for site in order],
+            folded=f"Images of each site{more}",
+        )
+    ]
     cameras = {site: camera for site in order if isinstance(camera := sites[site].get("camera"), Mapping)}
     if cameras:
         names = list(dict.fromkeys(name for camera in cameras.values() for name in camera))
@@ -190,7 +258,11 @@ def _participation(run: Run) -> Section | None:
         return None
     recorded = [record for record in run.records if "asked" in record or "answered" in record]
     if not recorded:
-        return Section("participation", "Who took part", ["This run does not record who took part, so that nobody can be told apart by it."])
+        return Section(
+            "participation",
+            "Who took part",
+            ["This run does not record who took part, so that nobody can be told apart by it."],
+        )
     counts = [{outcome: len(record.get(outcome) or ()) for outcome in OUTCOMES} for record in run.records]
     asked = sum(len(record.get("asked") or ()) for record in recorded)
     totals = {outcome: sum(count[outcome] for count in counts) for outcome in OUTCOMES}
@@ -200,12 +272,16 @@ def _participation(run: Run) -> Section | None:
     drawn = [Plot("requests and what became of them", plots.stacked_columns(counts, OUTCOMES, "sites"))]
     states = _states(run)
     if states and len(states) <= MOST_ROWS and len(run.records) <= 120:
-        drawn.append(Plot("site by site", plots.participation(states, max(record["round"] for record in run.records) + 1)))
+        drawn.append(
+            Plot("site by site", matrices.participation(states, max(record["round"] for record in run.records) + 1))
+        )
     return Section("participation", "Who took part", [note], drawn, _trouble_tables(run))
 
 
 def _states(run: Run) -> dict[str, dict[int, str]]:
-    known = dict.fromkeys([*(run.partition.get("sites") or {}), *(site for record in run.records for site in record.get("asked") or ())])
+    known = dict.fromkeys(
+        [*(run.partition.get("sites") or {}), *(site for record in run.records for site in record.get("asked") or ())]
+    )
     states: dict[str, dict[int, str]] = {str(site): {} for site in known}
     for record in run.records:
         for outcome in OUTCOMES:
@@ -224,7 +300,13 @@ def _trouble_tables(run: Run) -> list[Table]:
     tables = [Table(["site", "what", "rounds", "why"], body, numbers=False)] if body else []
     missing = Counter(str(kind) for record in run.records for kind in (record.get("missing") or {}).values())
     if missing:
-        tables.append(Table(["missing", "replies"], [[kind, f"{count:,}"] for kind, count in missing.most_common()], folded="Why replies are missing"))
+        tables.append(
+            Table(
+                ["missing", "replies"],
+                [[kind, f"{count:,}"] for kind, count in missing.most_common()],
+                folded="Why replies are missing",
+            )
+        )
     return tables
 
 
@@ -233,7 +315,11 @@ def _trouble_tables(run: Run) -> list[Table]:
 
 def _time(run: Run) -> Section | None:
     columns = [_phases(record["seconds"]) for record in run.records if record.get("seconds")]
-    clock = [(record["round"] + 1, seconds) for record in run.records if (seconds := record.get("simulated_seconds")) is not None]
+    clock = [
+        (record["round"] + 1, seconds)
+        for record in run.records
+        if (seconds := record.get("simulated_seconds")) is not None
+    ]
     if not columns and not clock:
         return None
     drawn, notes = [], []
@@ -242,12 +328,25 @@ def _time(run: Run) -> Section | None:
         totals = {phase: seconds for phase, seconds in totals.items() if seconds}
         spent = sum(totals.values())
         notes.append(f"{duration(spent)} in {len(columns):,} {run.step}s, {duration(spent / len(columns))} each.")
-        drawn.append(Plot(f"time of each {run.step}", plots.stacked_columns(columns, PHASES, "seconds"), "seconds by phase"))
+        drawn.append(
+            Plot(f"time of each {run.step}", plots.stacked_columns(columns, PHASES, "seconds"), "seconds by phase")
+        )
     if clock:
         waited = sum(seconds for _, seconds in clock)
-        notes.append(f"On the simulated clock, which runs at the sites' speeds and never above the deadline, the rounds took {duration(waited)}.")
-        drawn.append(Plot("simulated clock", plots.curves([Curve("seconds a round", clock, 0)], "simulated seconds")))
-    table = Table(["phase", "seconds", "share"], [[phase, f"{seconds:,.2f}", f"{100 * seconds / spent:.1f} %"] for phase, seconds in totals.items()]) if columns else None
+        notes.append(
+            f"On the simulated clock, which runs at the sites' own speeds, the rounds took {duration(waited)}."
+        )
+        drawn.append(
+            Plot("simulated clock", plots.curves([Curve("seconds", clock, 0)], "simulated seconds"), "seconds a round")
+        )
+    table = (
+        Table(
+            ["phase", "seconds", "share"],
+            [[phase, f"{seconds:,.2f}", f"{100 * seconds / spent:.1f} %"] for phase, seconds in totals.items()],
+        )
+        if columns
+        else None
+    )
     return Section("time", "Where the time went", notes, drawn, [table] if table else [])
 
 

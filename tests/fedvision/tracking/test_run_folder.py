@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -85,6 +86,14 @@ def test_a_number_that_is_not_finite_is_kept_as_null_and_numpys_as_plain_ones(fo
     assert json.loads(line, parse_constant=pytest.fail) == {"round": 0, "train": {"loss": None}, "norms": [1.5, None]}
 
 
+def test_the_log_has_a_time_before_each_text_and_keeps_long_texts_together(folder: RunFolder) -> None:
+    folder.log("round 1 begins")
+    folder.log("an error\nof two lines\n")
+    first, second, third = (folder.path / "run.log").read_text().splitlines()
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT[\d:.]+\+00:00 round 1 begins", first)
+    assert second.endswith(" an error") and third == "    of two lines"
+
+
 def test_what_is_no_json_is_refused_before_anything_is_written(folder: RunFolder) -> None:
     with pytest.raises(TypeError, match="cannot be kept as JSON"):
         folder.append_round({"round": 0, "site": object()})
@@ -111,12 +120,16 @@ def test_without_out_two_runs_of_one_second_get_two_folders(tmp_path: Path, monk
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match=r"cannot be written: Not a directory; give a folder that you may write with --out"):
+    with pytest.raises(
+        RunFolderError, match=r"cannot be written: Not a directory; give a folder that you may write with --out"
+    ):
         RunFolder.create(experiment_of(), "simulate", tmp_path / "file" / "run")
 
 
 def test_a_disk_without_the_room_is_an_error_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"needs about 4,398,046,511,104 MiB and its disk has [\d,]+ MiB free; make room"):
+    with pytest.raises(
+        RunFolderError, match=r"needs about 4,398,046,511,104 MiB and its disk has [\d,]+ MiB free; make room"
+    ):
         RunFolder.create(experiment_of(), "simulate", tmp_path / "run", needed_bytes=2**62)
     assert not (tmp_path / "run").exists()
 
@@ -133,7 +146,9 @@ def test_a_disk_that_fills_up_in_a_round_loses_none_before_it(folder: RunFolder)
     folder.append_round({"round": 0})
     summary = folder.summary()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the limit is an error of the write, like a full disk
+    before = signal.signal(
+        signal.SIGXFSZ, signal.SIG_IGN
+    )  # so that the limit is an error of the write, like a full disk
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         with pytest.raises(RunFolderError, match=r"the rounds before 1 are kept"):
@@ -161,7 +176,9 @@ while True:
 
 
 def test_after_kill_9_every_round_that_was_reported_is_there(folder: RunFolder) -> None:
-    with subprocess.Popen([sys.executable, "-c", WRITES_UNTIL_KILLED, folder.path], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES_UNTIL_KILLED, folder.path], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         reported = [int(process.stdout.readline()) for _ in range(5)]
         process.kill()
