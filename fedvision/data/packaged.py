@@ -44,7 +44,7 @@ _CELLS_A_MODULE = 60
 
 
 def elpv(data: "Elpv") -> Dataset:
-    """Electroluminescence images of 2,624 solar cells; defective where the experts' probability of a defect is above 1/2.
+    """Electroluminescence images of 2,624 solar cells; defective where the experts' probability is above 1/2.
 
     Deitsch et al. Segmentation of photovoltaic module cells in uncalibrated electroluminescence images. 2021.
     columns: module (44, inferred from the order of the files), type (mono or poly), probability (0, 1/3, 2/3, 1).
