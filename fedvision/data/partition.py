@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Partition:
             loaded = _of(about, arrays)
         except FileNotFoundError:
             raise DataError(f"there is no partition {path}") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} is not a partition that fedvision saved: {error}") from None
         if fingerprint is not None and loaded.fingerprint != fingerprint:
             raise DataError(

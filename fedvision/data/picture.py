@@ -112,7 +112,7 @@ def draw_partition(federated: Federated) -> "Figure":
     return figure
 
 
-def _panels(figure: Any, widths: list[float]) -> Sequence["Axes"]:
+def _panels(figure: Any, widths: Sequence[float]) -> Sequence["Axes"]:
     panels: Sequence[Axes] = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     return panels
 
