@@ -1,8 +1,8 @@
 """Camera skew: each site sees the world through a camera of its own.
 
-In the order of the light: defocus, gain of each colour (white balance; of a grey image: exposure), sensor noise, gamma,
-JPEG.  All on the scale 0..1 and back to uint8.  A site's camera and an image's noise are drawn by name, so that the same
-image at the same site is the same bytes on every reading.
+In the order of the light: defocus, gain of each colour (white balance; of a grey image: exposure), sensor noise,
+gamma, JPEG.  All on the scale 0..1 and back to uint8.  A site's camera and an image's noise are drawn by name, so that
+the same image at the same site is the same bytes on every reading.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Drawing a partition: the server's own data first, then who holds what, then each site's train, validation and test.
 
-Whole subjects are dealt wherever subjects are known, so that nobody is both trained on and tested on; what cannot be kept
-so (a site that is one subject, a subject at two natural sites) is written into the partition's notes.
+Whole subjects are dealt wherever subjects are known, so that nobody is both trained on and tested on; what cannot be
+kept so (a site that is one subject, a subject at two natural sites) is written into the partition's notes.
 """
 
 import difflib
@@ -75,8 +75,8 @@ def _for_the_server(who: np.ndarray, experiment: "Experiment") -> np.ndarray:
     wanted = {part: _share(share, count) for part, share in ((TEST, shares.test), (VALIDATION, shares.validation))}
     if sum(wanted.values()) >= count:
         raise ConfigError(
-            f"evaluation.server: validation = {shares.validation:g} and test = {shares.test:g} of {count} subjects leave "
-            "nobody for the sites: lower them, or set evaluation.server to null"
+            f"evaluation.server: validation = {shares.validation:g} and test = {shares.test:g} of {count} subjects "
+            "leave nobody for the sites: lower them, or set evaluation.server to null"
         )
     order = stream(experiment.seed, "partition", "server").permutation(count)
     part = np.full(count, -1, np.int8)
@@ -140,7 +140,8 @@ def _values(dataset: Dataset, left: np.ndarray, column: str) -> tuple[list[str],
 def _more_sites_than_units(count: int, units: Units, dataset: Dataset, scheme: str) -> ConfigError:
     why = "" if scheme == "natural" or dataset.subjects is None else ", and a subject is never at two sites"
     return ConfigError(
-        f"partition.sites = {count}: {len(units)} {units.name}s are left for the sites{why}; use at most {len(units)} sites"
+        f"partition.sites = {count}: {len(units)} {units.name}s are left for the sites{why}; "
+        f"use at most {len(units)} sites"
     )
 
 
@@ -194,8 +195,9 @@ def _parts(
     if asked > 1 and by_image.any():
         which = "every site is" if by_image.all() else f"{int(by_image.sum())} of {sites} sites are"
         notes.append(
-            f"inside a site, images are split by image where it has fewer than {asked} subjects: {which} split so, and a "
-            "subject there is both trained on and tested on; only the server's own data shows how the model does on new subjects"
+            f"inside a site, images are split by image where it has fewer than {asked} subjects: {which} split so, "
+            "and a subject there is both trained on and tested on; only the server's own data shows how the model does "
+            "on new subjects"
         )
     alone = np.where(by_image[site], len(home) + np.arange(len(site)), pair)
     unit = np.unique(alone, return_inverse=True)[1]

@@ -81,7 +81,7 @@ class Federated:
 
 
 def open_federated(experiment: "Experiment", partition_file: Path | None = None) -> Federated:
-    """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn from the seed."""
+    """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn."""
     dataset = DATASETS[experiment.data.dataset].open(experiment.data)
     saved = partition_file or experiment.partition.load
     if saved is None:
@@ -90,10 +90,12 @@ def open_federated(experiment: "Experiment", partition_file: Path | None = None)
     sites = experiment.partition.sites
     if sites is not None and sites != len(partition.sites):
         raise ConfigError(
-            f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: give the same number"
+            f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: "
+            "give the same number"
         )
     if experiment.evaluation.server is not None and not (partition.site_of == SERVER).any():
         raise ConfigError(
-            f"evaluation.server is set, and the partition {saved} keeps no data for the server: set it to null, or draw anew"
+            f"evaluation.server is set, and the partition {saved} keeps no data for the server: "
+            "set it to null, or draw anew"
         )
     return Federated(dataset, partition)

@@ -1,11 +1,12 @@
 """image_folder: images of one's own, in a folder per class or named by a manifest CSV.
 
-The manifest has a header; its columns are path (from data.root), label, and if known subject and site; every other column
-can be gone by too (partition.column).
+The manifest has a header; its columns are path (from data.root), label, and if known subject and site; every other
+column can be gone by too (partition.column).
 """
 
 import csv
 import difflib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,9 +22,8 @@ from fedvision.errors import DataError
 if TYPE_CHECKING:
     from fedvision.experiment import ImageFolder
 
-SUFFIXES = frozenset(
-    [".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga", ".pcx", ".avif"]
-)
+_FORMATS = "png jpg jpeg jpe jfif bmp dib tif tiff gif webp ppm pgm pbm pnm jp2 tga pcx avif"
+SUFFIXES = frozenset(f".{suffix}" for suffix in _FORMATS.split())
 
 
 @dataclass
@@ -146,27 +146,21 @@ def _refuse_loose_image(name: str, root: Path) -> None:
 
 
 def from_manifest(manifest: Path, root: Path) -> Listing:
-    """The images that a CSV names; DataError naming the line for a missing file, an empty field, or a path given twice."""
+    """The images that a CSV names; DataError naming the line of a missing file, an empty field, a path given twice."""
     try:
         text = manifest.read_text("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"data.manifest = {manifest}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.manifest = {manifest} cannot be read as UTF-8 text: {error}") from None
-    rows = csv.reader(text.splitlines(), strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    listing, seen = Listing(), dict[str, int]()
     try:
         header = _header(next(rows, []), manifest)
-        listing = Listing(columns={name: [] for name in header if name not in {"path", "label"}})
-        seen: dict[str, int] = {}
+        listing.columns = {name: [] for name in header if name not in {"path", "label"}}
         for row in rows:
             if row:
-                _take(
-                    dict(zip(header, _fields(row, header, rows.line_num, manifest), strict=True)),
-                    listing,
-                    seen,
-                    root,
-                    f"{manifest}, line {rows.line_num}",
-                )
+                _take(_fields(row, header, manifest, rows.line_num), listing, seen, root, manifest, rows.line_num)
     except csv.Error as error:
         raise DataError(f"{manifest}, line {rows.line_num}: not CSV: {error}") from None
     if not listing.names:
@@ -187,24 +181,27 @@ def _header(row: list[str], manifest: Path) -> list[str]:
     return header
 
 
-def _fields(row: list[str], header: list[str], line: int, manifest: Path) -> list[str]:
+def _fields(row: list[str], header: list[str], manifest: Path, line: int) -> dict[str, str]:
     if len(row) != len(header):
         raise DataError(f"{manifest}, line {line}: {len(row)} fields, and the header has {len(header)}")
-    return [value.strip() for value in row]
+    values = dict(zip(header, (value.strip() for value in row), strict=True))
+    empty = next((name for name in ("path", "label", "subject") if values.get(name) == ""), None)
+    if empty is not None:
+        raise DataError(f"{manifest}, line {line}: the {empty} is empty")
+    return values
 
 
-def _take(values: dict[str, str], listing: Listing, seen: dict[str, int], root: Path, where: str) -> None:
-    for name in ("path", "label", "subject"):
-        if values.get(name) == "":
-            raise DataError(f"{where}: the {name} is empty")
-    path = values.pop("path")
+def _take(
+    values: dict[str, str], listing: Listing, seen: dict[str, int], root: Path, manifest: Path, line: int
+) -> None:
+    path, label = values.pop("path"), values.pop("label")
     name = os.path.normpath(path)
     if name in seen:
-        raise DataError(f"{where}: {path} was already named in line {seen[name]}: an image counts once")
+        raise DataError(f"{manifest}, line {line}: {path} was already named in line {seen[name]}: an image counts once")
     if not (root / name).is_file():
-        raise DataError(f"{where}: there is no file {root / name}")
-    seen[name] = int(where.rsplit(" ", 1)[1])
+        raise DataError(f"{manifest}, line {line}: there is no file {root / name}")
+    seen[name] = line
     listing.names.append(name)
-    listing.labels.append(values.pop("label"))
+    listing.labels.append(label)
     for column, value in values.items():
         listing.columns[column].append(value)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import itertools
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ _CELLS_A_MODULE = 60
 
 
 def elpv(data: "Elpv") -> Dataset:
-    """Electroluminescence images of 2,624 solar cells; defective where the experts' probability of a defect is above 1/2.
+    """Electroluminescence images of 2,624 solar cells; defective where the experts' probability is above 1/2.
 
     Deitsch et al. Segmentation of photovoltaic module cells in uncalibrated electroluminescence images. 2021.
     columns: module (44, inferred from the order of the files), type (mono or poly), probability (0, 1/3, 2/3, 1).
@@ -113,7 +114,7 @@ def _cached_arrays(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     return (images, labels) if images.shape == (5000, 1, 28, 28) and labels.shape == (5000,) else None
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ _FORMAT = 1
 @dataclass(frozen=True)
 class Partition:
     """site_of: int32 [N], the site's number, -1 = the server's, -2 = nobody's.   part_of: int8 [N], 0 train,
-    1 validation, 2 test.   sites: names in fixed order.   cameras: float64 [S,7] in the order of camera.FIELDS, or None.
+    1 validation, 2 test.   sites: names in fixed order.   cameras: float64 [S,7], the order of camera.FIELDS, or None.
     seed: names the images' noise.   fingerprint: of the data set that it partitions.
     """
 
@@ -55,7 +56,7 @@ class Partition:
             loaded = _of(about, arrays)
         except FileNotFoundError:
             raise DataError(f"there is no partition {path}") from None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} is not a partition that fedvision saved: {error}") from None
         if fingerprint is not None and loaded.fingerprint != fingerprint:
             raise DataError(
@@ -69,7 +70,7 @@ class Partition:
         return np.flatnonzero((self.site_of == site) & (self.part_of == part))
 
     def summary(self, labels: np.ndarray, classes: Sequence[str], most: int = 1000) -> dict[str, Any]:
-        """Who holds what, JSON-able: counts by part and class of the server and of the first `most` sites, and cameras."""
+        """Who holds what, JSON-able: the server's and the first `most` sites' counts by part and class, and cameras."""
         table = self.counts(labels, len(classes))
         sizes = table[:-1].sum((1, 2))
         return {

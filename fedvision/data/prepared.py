@@ -1,14 +1,17 @@
 """Image files made ready once: decoded and resized into one uint8 array in the cache, which every process maps.
 
-The cache goes by content: the names, the SHA-256 of the bytes, the size and the channels.  So that a large folder is not
-read again at every start, what was hashed is remembered by the files' sizes, times and inodes; a change of any byte also
-changes a file's ctime, which nobody can set.
+The cache goes by content: the names, the SHA-256 of the bytes, the size and the channels.  So that a large folder is
+not read again at every start, what was hashed is remembered by the files' sizes, times and inodes; a change of any byte
+also changes a file's ctime, which nobody can set.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,8 +54,8 @@ class Prepared:
             notes.append(f"{len(self.corrupt)} corrupt images were skipped: {shown}")
         if count:
             notes.append(
-                f"{count} images of 16 bits were scaled to 8 bits by 255 / 65535 of the full scale; their largest value "
-                f"is {largest}, which becomes {(largest * 255 + 32767) // 65535}"
+                f"{count} images of 16 bits were scaled to 8 bits by 255 / 65535 of the full scale; their largest "
+                f"value is {largest}, which becomes {(largest * 255 + 32767) // 65535}"
             )
         if self.copies:
             notes.append(f"{len(self.copies)} images are byte for byte copies of another one")
@@ -157,14 +160,9 @@ def _load(folder: Path, channels: int) -> Prepared | None:
 
 
 def _put_away(folder: Path) -> None:
-    import shutil
-    import tempfile
-
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".broken."))
-    try:
+    with contextlib.suppress(FileNotFoundError):  # another process put it away
         folder.rename(aside / "broken")  # renamed first: another process may be reading it
-    except FileNotFoundError:
-        pass  # another process put it away
     shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -42,7 +42,7 @@ def units_of(group: np.ndarray, labels: np.ndarray, classes: int, name: str) -> 
 
 
 def cut(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Deal units that lie in a row, `images` in each, to consecutive sites so that site s gets weights[s] of the images.
+    """Deal units that lie in a row, `images` in each, to consecutive sites, so that site s gets weights[s] of them.
 
     >>> cut(np.ones(6, int), np.array([1.0, 2.0]))
     array([0, 0, 1, 1, 1, 1])
@@ -69,7 +69,7 @@ def dirichlet(units: Units, weights: np.ndarray, section: Any, rng: np.random.Ge
 
 
 def shards(units: Units, weights: np.ndarray, section: Any, rng: np.random.Generator) -> np.ndarray:
-    """Sort by label, cut into sites × shards_per_site shards, and deal the shards at random, the same number to each."""
+    """Sort by label, cut into sites × shards_per_site shards, and deal them at random, the same number to each."""
     wanted = len(weights) * section.shards_per_site
     if wanted > len(units):
         raise ConfigError(
@@ -151,6 +151,7 @@ def _too_few(units: Units, sites: int, least: int) -> ConfigError:
     of = f" of {len(units)} {units.name}s" if units.name != "image" else ""
     most = max(1, min(len(units), total // least))
     return ConfigError(
-        f"partition.sites = {sites} with partition.min_examples = {least}: the {total} images{of} that are left for the "
-        f"sites cannot be dealt so; use at most {most} sites (fewer where {units.name}s are large), or lower min_examples"
+        f"partition.sites = {sites} with partition.min_examples = {least}: the {total} images{of} that are left for "
+        f"the sites cannot be dealt so; use at most {most} sites (fewer where {units.name}s are large), "
+        "or lower min_examples"
     )
