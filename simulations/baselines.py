@@ -27,7 +27,7 @@ from fedvision.types import SiteId
 from server.evaluation import Evaluator
 from server.run import Assignment, summarise, write_model
 from simulations.inline import Inline
-from simulations.run import listeners, logged_to, own_examples, report, set_up
+from simulations.run import concluded, logged_to, own_examples, set_up
 
 
 def asked_share(experiment: Experiment, sites: int) -> float:
@@ -84,7 +84,7 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
     """All sites' training data in one place."""
     folder, data = set_up(experiment, "centralised", out, None)
     began, started = time.perf_counter(), datetime.now(UTC)
-    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), listeners(experiment, folder, display) as told:
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites' data pooled, run folder {folder.path}")
         bench = _bench(plain(experiment), data, folder)
         job = Assignment(plain(experiment), folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
@@ -107,7 +107,6 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
         summary = summarise(job, {"status": "completed", "error": None}, evaluate.last, bench.task, time.perf_counter() - began, started)
         summary |= write_model(folder, {name: t.cpu() for name, t in bench.model.state_dict().items()})
         folder.write_summary(summary)
-    report(experiment, folder)
     return folder, summary
 
 
@@ -115,7 +114,7 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
     """Each site alone.  `metrics`: the mean over sites; `sites`: each one's own figures."""
     folder, data = set_up(experiment, "local", out, None)
     began, started = time.perf_counter(), datetime.now(UTC)
-    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder):
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display):
         display.message(f"{experiment.name}: {len(data.sites)} sites, each alone, run folder {folder.path}")
         bench = _bench(plain(experiment), data, folder)
         initial = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
@@ -137,7 +136,6 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
         means = {name: float(np.mean([f[name] for f in sites.values() if name in f])) for name in names}
         summary |= {"metrics": means, "sites": sites, "rounds": experiment.federation.rounds, "model_sha256": None}
         folder.write_summary(summary)
-    report(experiment, folder)
     return folder, summary
 
 

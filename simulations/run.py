@@ -24,13 +24,14 @@ from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled
 from simulations.engines import ENGINES, Setting
 
+ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
 
 
 def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
     """Run (or go on with) a federated simulation; its folder and its summary."""
     folder, data = set_up(experiment, "simulate", out, resume)
-    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), listeners(experiment, folder, display) as told:
+    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites, engine {experiment.engine.name}, run folder {folder.path}")
         for note in data.notes:
             display.message(f"note: {note}")
@@ -46,8 +47,6 @@ def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quie
             display.finish()
             display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
             raise
-        finally:
-            report(experiment, folder)
     return folder, summary
 
 
@@ -120,21 +119,35 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def listeners(experiment: Experiment, folder: RunFolder, display: Progress) -> Iterator[list[Listener]]:
-    """MLflow, where the config wants it."""
-    if experiment.tracking.mlflow is None:
-        yield []
-        return
-    from fedvision.tracking.mlflow_log import MlflowLog
+def concluded(experiment: Experiment, folder: RunFolder, display: Progress) -> Iterator[list[Listener]]:
+    """Whatever becomes of a run inside: its report is drawn, and MLflow is told, where the config wants them."""
+    log = None
+    if experiment.tracking.mlflow is not None:
+        from fedvision.tracking.mlflow_log import MlflowLog
 
-    log = MlflowLog(folder, experiment.tracking.mlflow, say=display.message)
+        log = MlflowLog(folder, experiment.tracking.mlflow, say=display.message)
+        log.log_params(experiment.model_dump())
     try:
-        yield [log]
+        yield [log] if log is not None else []
+    except BaseException as error:  # raised again: a run that ended before its first round says so too
+        summary = folder.summary()
+        if summary["status"] == "running":
+            ended = {"status": "interrupted", "error": None} if isinstance(error, KeyboardInterrupt) else {"status": "failed", "error": str(error)}
+            folder.write_summary(summary | ended)
+        raise
     finally:
-        log.finish()
+        display.finish()
+        draw(experiment, folder)
+        if log is not None:
+            summary = folder.summary()
+            artefacts = [folder.path / name for name in ARTEFACTS if (folder.path / name).exists()]
+            notes = log.finish(summary["status"], artefacts, summary["metrics"])
+            if notes:
+                folder.write_summary(summary | {"notes": [*summary.get("notes", []), *notes]})
+                draw(experiment, folder)
 
 
-def report(experiment: Experiment, folder: RunFolder) -> None:
+def draw(experiment: Experiment, folder: RunFolder) -> None:
     """Draw report.html, where the config wants it."""
     if experiment.tracking.report:
         from fedvision.tracking.report import draw_report
