@@ -64,12 +64,13 @@ def test_the_parts_of_all_sites_and_the_server_are_every_image_once(toy, experim
     assert sorted(rows) == list(range(40))
 
 
-def test_pooled_data_is_what_the_sites_see_site_by_site(toy, experiment):
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_pooled_data_is_what_the_sites_see_site_by_site_without_the_servers(toy, experiment, part):
     made = experiment({"scheme": "iid", "sites": 3, "camera": CAMERA}, {"validation": 0.1, "test": 0.2})
     federated = opened(toy([0, 1] * 10), made)
-    pooled = federated.pooled("train")
-    sites = [federated.site(id).train for id in federated.sites]
-    own = torch.cat([train.batch(np.arange(len(train))).inputs for train in sites])
+    pooled = federated.pooled(part)
+    sites = [federated.site(id).part(part) for id in federated.sites]
+    own = torch.cat([examples.batch(np.arange(len(examples))).inputs for examples in sites])
     assert torch.equal(pooled.batch(np.arange(len(pooled))).inputs, own)
 
 
