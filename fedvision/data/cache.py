@@ -1,8 +1,10 @@
 """The user's cache folder: what took long to make and can always be made again."""
 
+import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """A folder that appears at `path` only when it is complete; where another process was first, its folder stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_away_what_was_left(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
@@ -55,3 +58,11 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_away_what_was_left(folder: Path) -> None:
+    """Remove what a process that was killed left half made, a day ago or more."""
+    for path in folder.glob(".*"):
+        with contextlib.suppress(FileNotFoundError):  # another process clears away, too
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True)

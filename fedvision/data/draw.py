@@ -95,12 +95,12 @@ def _dealt(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The site of each image of `left`, and the sites' names."""
     section, seed = experiment.partition, experiment.seed
-    unit = "subject" if dataset.subjects is not None else "image"
+    unit = "subjects" if dataset.subjects is not None else "images"
     group, values = who[left], [""]
     if section.scheme == "natural":
-        unit = section.column
+        unit = f"values of {section.column}"
         values, group = _values(dataset, left, section.column)
-        _say_where_subjects_are_split(who[left], group, section.column, unit, notes)
+        _say_where_subjects_are_split(who[left], group, section.column, notes)
         _say_what_is_held_out_whole(dataset, left, section.column, notes)
     group = np.unique(group, return_inverse=True)[1]
     units = units_of(group, dataset.labels[left], len(dataset.classes), unit)
@@ -112,14 +112,14 @@ def _dealt(
         raise _more_sites_than_units(count, units, dataset, section.scheme)
     site = PARTITIONS[section.scheme].deal(units, weights, section, stream(seed, "partition", section.scheme))
     if section.scheme == "natural" and section.sites is None:
-        _refuse_small_sites(units, values, section.min_examples)
+        _refuse_small_sites(units, section.column, values, section.min_examples)
         return site[group], tuple(_site_name(value) for value in values)
     rng = stream(seed, "partition", "repair")
     site, short = repaired(site, units, count, section.min_examples, rng)
     if short:
         notes.append(
             f"{short} of {count} sites came out with fewer than partition.min_examples = {section.min_examples} images "
-            f"and were given {units.name}s of the largest sites"
+            f"and were given {units.name} of the largest sites"
         )
     digits = max(3, len(str(count - 1)))
     return site[group], tuple(f"site-{number:0{digits}}" for number in range(count))
@@ -140,15 +140,15 @@ def _values(dataset: Dataset, left: np.ndarray, column: str) -> tuple[list[str],
 def _more_sites_than_units(count: int, units: Units, dataset: Dataset, scheme: str) -> ConfigError:
     why = "" if scheme == "natural" or dataset.subjects is None else ", and a subject is never at two sites"
     return ConfigError(
-        f"partition.sites = {count}: {len(units)} {units.name}s are left for the sites{why}; "
+        f"partition.sites = {count}: {len(units)} {units.name} are left for the sites{why}; "
         f"use at most {len(units)} sites"
     )
 
 
-def _refuse_small_sites(units: Units, values: list[str], least: int) -> None:
+def _refuse_small_sites(units: Units, column: str, values: list[str], least: int) -> None:
     small = np.flatnonzero(units.images < least)
     if len(small):
-        first = f"{units.name} {values[small[0]]!r} has {int(units.images[small[0]])} image(s)"
+        first = f"{column} {values[small[0]]!r} has {int(units.images[small[0]])} image(s)"
         raise ConfigError(
             f"{first}, fewer than partition.min_examples = {least} ({len(small)} of {len(values)} sites are so small): "
             "lower min_examples, leave them out of the data, or set partition.sites to deal them to fewer sites"
@@ -159,7 +159,7 @@ def _site_name(value: str) -> str:
     """A name that is safe as a file's name: the value itself where it is one, else made so, with a part of its hash.
 
     >>> _site_name("module-07"), _site_name("Ward 3/B")
-    ('module-07', 'Ward-3-B-e54f30')
+    ('module-07', 'Ward-3-B-f9bd6d')
     """
     plain = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode()
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-.")[:56]
@@ -168,11 +168,13 @@ def _site_name(value: str) -> str:
     return f"{safe or 'site'}-{hashlib.sha256(value.encode()).hexdigest()[:6]}"
 
 
-def _say_where_subjects_are_split(who: np.ndarray, site: np.ndarray, column: str, unit: str, notes: list[str]) -> None:
+def _say_where_subjects_are_split(who: np.ndarray, site: np.ndarray, column: str, notes: list[str]) -> None:
     pairs = np.unique(np.stack([who, site]), axis=1)
-    split = int((np.bincount(pairs[0]) > 1).sum())
+    split, all_of_them = int((np.bincount(pairs[0]) > 1).sum()), len(set(who.tolist()))
     if split:
-        notes.append(f"{split} subjects are at more than one site, because the column {column} says so")
+        notes.append(
+            f"{split} of {all_of_them} subjects are at more than one site, because the column {column} says so"
+        )
 
 
 def _say_what_is_held_out_whole(dataset: Dataset, left: np.ndarray, column: str, notes: list[str]) -> None:

@@ -10,7 +10,7 @@ from fedvision.data.dataset import Dataset
 from fedvision.data.datasets import DATASETS
 from fedvision.data.draw import draw
 from fedvision.data.partition import SERVER, TEST, TRAIN, VALIDATION, Partition
-from fedvision.data.site import PARTS, Examples, Site, Source, float_bytes
+from fedvision.data.site import PARTS, Examples, Site, Source
 from fedvision.errors import ConfigError, DataError
 from fedvision.types import SiteId
 
@@ -53,7 +53,7 @@ class Federated:
         part = self.partition.part_of[rows]
         train, validation, test = (Examples(self._source, rows[part == p]) for p in (TRAIN, VALIDATION, TEST))
         site = Site(id, train, validation, test)
-        size = _SITE_OVERHEAD + float_bytes(self.dataset, len(rows))
+        size = _SITE_OVERHEAD + sum(self._source.kept(len(site.part(name)))[1] for name in PARTS)
         self._room -= size
         self._kept[id] = (site, size)
         while self._room < 0 and len(self._kept) > 1:

@@ -20,11 +20,12 @@ from fedvision.errors import ConfigError
 
 @dataclass(frozen=True)
 class Units:
-    """What is dealt.  images: int64 [U], how many images each unit has.  label: int64 [U], what it counts under."""
+    """What is dealt.  images: int64 [U], how many images each unit has.  label: int64 [U], what it counts under.
+    name: what they are called, in the plural."""
 
     images: np.ndarray
     label: np.ndarray
-    name: str = "image"
+    name: str = "images"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +75,7 @@ def shards(units: Units, weights: np.ndarray, section: Any, rng: np.random.Gener
     if wanted > len(units):
         raise ConfigError(
             f"partition.sites = {len(weights)} × partition.shards_per_site = {section.shards_per_site} makes {wanted} "
-            f"shards, and there are {len(units)} {units.name}s to deal: lower one of the two"
+            f"shards, and there are {len(units)} {units.name} to deal: lower one of the two"
         )
     order = rng.permutation(len(units))
     order = order[np.argsort(units.label[order], kind="stable")]
@@ -148,10 +149,10 @@ def repaired(
 
 def _too_few(units: Units, sites: int, least: int) -> ConfigError:
     total = int(units.images.sum())
-    of = f" of {len(units)} {units.name}s" if units.name != "image" else ""
+    of = f" of {len(units)} {units.name}" if units.name != "images" else ""
     most = max(1, min(len(units), total // least))
     return ConfigError(
         f"partition.sites = {sites} with partition.min_examples = {least}: the {total} images{of} that are left for "
-        f"the sites cannot be dealt so; use at most {most} sites (fewer where {units.name}s are large), "
+        f"the sites cannot be dealt so; use at most {most} sites (fewer where {units.name} are large), "
         "or lower min_examples"
     )

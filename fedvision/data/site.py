@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedvision.data.partition import Partition
 
 PARTS = ("train", "validation", "test")
-_KEPT = 256 << 20  # bytes of float32 up to which a part is normalised once and kept; above, batch by batch
+_KEPT = 256 << 20  # bytes up to which a part is kept in memory: normalised, or else as its camera gave it
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,30 @@ class Source:
             images[at] = seen(images[at], self.partition.cameras[holder], rows[at], self.partition.seed)
         return images
 
-    def inputs(self, rows: np.ndarray) -> Tensor:
-        """float32 [n,C,H,W], normalised.  Three plain operations, so that the bytes depend on nothing but the pixel."""
-        return torch.from_numpy(self.images(rows)).float().div_(255).sub_(self._mean).div_(self._std)
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """float32 [n,C,H,W].  Three plain operations, so that the bytes depend on nothing but the pixel."""
+        return torch.from_numpy(images).float().div_(255).sub_(self._mean).div_(self._std)
+
+    def kept(self, examples: int) -> tuple[str, int]:
+        """How so many examples are kept in memory, and the bytes that it takes.
+
+        "inputs": normalised, 4 bytes a value.  "images": as the camera gave them, 1 byte, so that its noise and JPEG
+        are computed once.  "": not at all; each batch is read from the data set.
+        """
+        images = examples * int(np.prod(self.dataset.shape))
+        if 4 * images <= _KEPT:
+            return "inputs", 4 * images
+        return ("images", images) if self.partition is not None and images <= _KEPT else ("", 0)
 
 
 class Examples:
     """An ordered set of one holder's examples: `rows` int64 [n] of a source.  Read when first asked for."""
 
-    __slots__ = ("_inputs", "_labels", "_rows", "_source", "_targets")
+    __slots__ = ("_images", "_inputs", "_labels", "_rows", "_source", "_targets")
 
     def __init__(self, source: Source, rows: np.ndarray):
         self._source, self._rows = source, rows
+        self._images: np.ndarray | None = None
         self._inputs: Tensor | None = None
         self._labels: np.ndarray | None = None
         self._targets: Tensor | None = None
@@ -85,27 +97,29 @@ class Examples:
 
     def images(self, positions: np.ndarray) -> np.ndarray:
         """uint8 [B,C,H,W]: the images at `positions` as the site's camera gives them, for the eye."""
-        return self._source.images(self._rows[positions])
+        return self._source.images(self._rows[positions]) if self._images is None else self._images[positions]
 
     def batch(self, positions: np.ndarray | Tensor) -> Batch:
         """The examples at `positions` (int [B], from 0), in that order; IndexError where one is outside."""
-        if self._inputs is None and not self._read():
-            return self._from_source(positions)
-        assert self._inputs is not None and self._targets is not None
+        if self._targets is None:
+            self._keep()
+        assert self._targets is not None
         at = torch.from_numpy(positions) if isinstance(positions, np.ndarray) else positions
-        return Batch(self._inputs.index_select(0, at), self._targets.index_select(0, at))
+        inputs = self._read(at.numpy()) if self._inputs is None else self._inputs.index_select(0, at)
+        return Batch(inputs, self._targets.index_select(0, at))
 
-    def _read(self) -> bool:
-        """Normalise all examples once, where that is small enough to keep."""
-        if float_bytes(self._source.dataset, len(self)) > _KEPT:
-            return False
-        self._inputs = self._source.inputs(self._rows)
+    def _keep(self) -> None:
+        """Read what is small enough to be kept in memory."""
+        how, _ = self._source.kept(len(self))
+        if how == "inputs":
+            self._inputs = self._source.normalised(self._source.images(self._rows))
+        elif how == "images":
+            self._images = self._source.images(self._rows)
         self._targets = torch.from_numpy(self.labels)
-        return True
 
-    def _from_source(self, positions: np.ndarray | Tensor) -> Batch:
-        rows = self._rows[np.asarray(positions)]
-        return Batch(self._source.inputs(rows), torch.from_numpy(self._source.dataset.labels[rows]))
+    def _read(self, positions: np.ndarray) -> Tensor:
+        """The inputs at `positions`, made from what is kept or else from the data set."""
+        return self._source.normalised(self.images(positions))
 
 
 @dataclass(frozen=True)
@@ -123,9 +137,3 @@ class Site:
             raise ValueError(f"part {name!r}: a site has train, validation and test")
         examples: Examples = getattr(self, name)
         return examples
-
-
-def float_bytes(dataset: Dataset, examples: int) -> int:
-    """What `examples` normalised images take in memory, bytes; 0 where they are too many to be kept at all."""
-    channels, height, width = dataset.shape
-    return examples * channels * height * width * 4

@@ -70,7 +70,7 @@ def test_an_empty_root_an_empty_class_and_an_image_without_a_class_are_errors(im
         opened(images)
     grey("cat/1.png")
     (images / "dog").mkdir()
-    with pytest.raises(DataError, match="the class folder .*dog holds no image"):
+    with pytest.raises(DataError, match=r"the class folder .*dog holds no image"):
         opened(images)
     grey("stray.png")
     (images / "dog").rmdir()
@@ -199,7 +199,7 @@ def test_corrupt_images_are_skipped_counted_and_listed_where_the_config_says_so(
 def test_a_folder_of_nothing_but_corrupt_images_is_an_error(images):
     (images / "cat").mkdir(parents=True)
     BREAKS["text"](images / "cat" / "a.png")
-    with pytest.raises(DataError, match="none of the 1 images under .* decodes; the first says: cat/a.png"):
+    with pytest.raises(DataError, match=r"none of the 1 images under .* decodes; the first says: cat/a.png"):
         opened(images, on_corrupt="skip")
 
 
@@ -354,6 +354,15 @@ def test_nothing_is_left_in_the_cache_by_a_run_that_stopped_at_a_corrupt_image(c
     with pytest.raises(CorruptImage):
         opened(cats_and_dogs)
     assert not list((cache / "prepared").iterdir())
+
+
+def test_what_a_killed_process_left_half_made_is_cleared_away_after_a_day(cats_and_dogs, cache):
+    old, young = cache / "prepared" / ".old.x", cache / "prepared" / ".young.x"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    os.utime(old, (time.time() - 90_000,) * 2)
+    opened(cats_and_dogs)
+    assert young.exists() and not old.exists()
 
 
 def test_a_cache_folder_that_cannot_be_made_names_the_variable(cats_and_dogs, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedvision.data.draw import draw
 from fedvision.data.partition import SERVER, TEST, TRAIN, VALIDATION, Partition
-from fedvision.data.schemes import PARTITIONS
+from fedvision.data.schemes import PARTITIONS, units_of
 from fedvision.errors import ConfigError, DataError
 from fedvision.experiment import Experiment
 from fedvision.schema import leaves
@@ -120,7 +120,7 @@ def test_an_empty_value_of_the_natural_column_is_refused(toy, experiment):
 
 def test_natural_sites_cannot_be_given_sizes(toy, experiment):
     section = {"scheme": "natural", "column": "ward", "sizes": "lognormal"}
-    with pytest.raises(ConfigError, match="partition.sizes = lognormal and partition.sites = null exclude each other"):
+    with pytest.raises(ConfigError, match=r"partition.sizes = lognormal and partition.sites = null exclude each other"):
         draw(toy([0] * 4, ward=["a", "a", "b", "b"]), experiment(section))
 
 
@@ -144,6 +144,12 @@ def test_more_sites_than_images_can_fill_are_refused_with_the_most_that_can_be(t
         draw(toy([0] * 10), experiment({"scheme": "iid", "sites": 6}))
 
 
+def test_more_sites_than_values_of_a_column_are_refused(toy, experiment):
+    dataset = toy([0] * 4, site=["x", "x", "y", "y"])
+    with pytest.raises(ConfigError, match=r"sites = 3: 2 values of site are left for the sites; use at most 2 sites"):
+        draw(dataset, experiment({"scheme": "natural", "sites": 3}))
+
+
 def test_more_sites_than_subjects_are_refused(toy, experiment):
     dataset = toy([0] * 6, subjects=["a", "a", "b", "b", "c", "c"])
     with pytest.raises(ConfigError, match=r"sites = 4: 3 subjects are left.*never at two sites; use at most 3"):
@@ -156,13 +162,13 @@ def test_subjects_too_large_to_fill_every_site_are_an_error_and_not_an_endless_s
         draw(dataset, experiment({"scheme": "iid", "sites": 3, "min_examples": 2}))
 
 
-def test_a_subject_counts_under_the_label_that_it_is_richest_in(toy, experiment):
-    """Label 0 is common: a subject with three 0 and two of the two 1 counts under 1."""
-    subjects = ["a"] * 4 + ["b"] * 4 + ["c"] * 5
-    labels = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]
-    section = {"scheme": "shards", "sites": 3, "shards_per_site": 1}
-    partition = draw(toy(labels, subjects=subjects), experiment(section))
-    assert sorted(label_counts(partition, labels).tolist()) == [[3, 2], [4, 0], [4, 0]]
+def test_a_subject_counts_under_the_label_that_it_is_richest_in():
+    """Label 0 is common: a subject with three of the eleven 0 and two of the two 1 counts under 1."""
+    subject = np.array([0] * 4 + [1] * 4 + [2] * 5)
+    labels = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
+    units = units_of(subject, labels, 2, "subjects")
+    assert units.images.tolist() == [4, 4, 5]
+    assert units.label.tolist() == [0, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------------ what the server keeps
@@ -239,7 +245,7 @@ def test_without_a_test_share_nothing_is_kept_for_testing(toy, experiment):
 def test_a_subject_at_two_natural_sites_is_noted(toy, experiment):
     dataset = toy([0] * 4, subjects=["a", "a", "b", "a"], site=["x", "x", "y", "y"])
     partition = draw(dataset, experiment({"scheme": "natural", "column": "site"}))
-    assert "1 subjects are at more than one site, because the column site says so" in partition.notes
+    assert "1 of 2 subjects are at more than one site, because the column site says so" in partition.notes
 
 
 # ---------------------------------------------------------------------------------------------- drawn, saved and loaded
