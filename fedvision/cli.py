@@ -53,7 +53,6 @@ def compare(
 
     comparison = draw(runs, out)
     Console().print(comparison)
-    print(f"page: {comparison.page}")
 
 
 @app.command(epilog="Example: fedvision report runs/quickstart-simulate-20260101-120000")

@@ -71,10 +71,10 @@ def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
         return result
     server, sites = evaluation.get("server") or {}, evaluation.get("sites") or {}
     headline = server.get("test") or server.get("validation") or sites.get("pooled") or {}
-    result |= {name: value for name, value in headline.items() if name != "examples"}
+    result |= headline
     for kind in ("mean", "worst", "spread"):
         for name, value in (sites.get(kind) or {}).items():
-            if isinstance(value, float) and not name.startswith(("recall_", "examples")):
+            if isinstance(value, float):
                 result[f"site_{kind}_{name}"] = value
     return result
 

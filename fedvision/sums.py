@@ -259,12 +259,16 @@ COUNT = "count"  # the whole number that is a site's weight times the divisor
 def check_form(vector: np.ndarray, layout: Layout) -> None:
     """UpdateRefused unless `vector` has the run's type and length and a weight that a site may have."""
     if not isinstance(vector, np.ndarray) or vector.dtype != layout.dtype:
-        raise UpdateRefused("wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}")
+        raise UpdateRefused(
+            "wrong_dtype", f"numbers of type {getattr(vector, 'dtype', type(vector).__name__)}, and the run sums {layout.dtype}"
+        )
     if vector.shape != (layout.size,):
         raise UpdateRefused("wrong_shape", f"a vector of shape {vector.shape}, and the run's layout has ({layout.size},)")
     count = int(vector[layout.span(COUNT).start])
     if not 1 <= count <= layout.by_name[COUNT].limit:
-        raise UpdateRefused("bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)")
+        raise UpdateRefused(
+            "bad_weight", f"a weight of {count}, and it must lie in 1..{layout.by_name[COUNT].limit:g} (federation.max_examples)"
+        )
 
 
 def check_size(vector: np.ndarray, squares: Mapping[str, float], layout: Layout, max_norm: float) -> float:

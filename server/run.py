@@ -112,7 +112,7 @@ def summarise(
         "engine": job.experiment.engine.name,
         "rounds": len(records),
         "rounds_planned": job.experiment.federation.rounds,
-        "metrics": figures,
+        "metrics": figures | (task.by_class(last[which]) if which else {}),
         "sites": ((evaluated or {}).get("sites") or {}).get("per_site", {}),
         "confusion": np.asarray(last[which]["confusion"]).tolist() if which else None,
         "confusion_of": which,

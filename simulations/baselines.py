@@ -6,7 +6,7 @@ share of the sites that a round asks.  The optimiser keeps its moments from roun
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from clients.training import batches, learning_rate, make_optimizer, train
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
-from fedvision.evaluation import OverSites, Sums, add, flat, measure
+from fedvision.evaluation import OverSites, Sums, add, measure
 from fedvision.experiment import Experiment
 from fedvision.seeds import seed_torch
 from fedvision.tracking.folder import RunFolder
@@ -111,7 +111,8 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
 
 
 def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
-    """Each site alone.  `metrics`: the mean over sites; `sites`: each one's own figures."""
+    """Each site alone.  `metrics`: the mean over sites, of the models on the server's test data (or on all sites'), and under
+    site_* on each one's own; `sites`: each one's figures there, `at_home`: on its own test data."""
     folder, data = set_up(experiment, "local", out, None)
     began, started = time.perf_counter(), datetime.now(UTC)
     with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display):
@@ -120,6 +121,7 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
         initial = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
         own = own_examples(experiment, data)
         sites: dict[str, dict[str, float]] = {}
+        at_home: dict[str, dict[str, float]] = {}
         pooled: dict[str, np.ndarray] = {}
         display.start(len(data.sites))
         for number, id in enumerate(data.sites):
@@ -127,14 +129,14 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
             began_site = time.perf_counter()
             bench.load(initial, {})
             evaluation, loss, sums = _alone(bench, data, id, own, experiment)
-            sites[id], pooled = flat(evaluation), add(pooled, sums)
+            sites[id], pooled = evaluation["server"]["test"], add(pooled, sums)
+            at_home |= evaluation["sites"]["per_site"]
             display.round_finished(_record(number, loss, 0, evaluation, time.perf_counter() - began_site, 0.0))
         job = Assignment(plain(experiment), folder, data.shape, data.classes, own, data.notes)
         which = "server test" if own else "sites' test"
         summary = summarise(job, {"status": "completed", "error": None}, {which: pooled}, bench.task, time.perf_counter() - began, started)
-        names = sorted({name for figures in sites.values() for name in figures})
-        means = {name: float(np.mean([f[name] for f in sites.values() if name in f])) for name in names}
-        summary |= {"metrics": means, "sites": sites, "rounds": experiment.federation.rounds, "model_sha256": None}
+        summary |= {"metrics": _over(sites, at_home), "sites": sites, "at_home": at_home, "rounds": experiment.federation.rounds}
+        summary |= {"model_sha256": None}  # there is no one model
         folder.write_summary(summary)
     return folder, summary
 
@@ -148,7 +150,19 @@ def _alone(bench: Workbench, data: Federated, id: SiteId, own: Any, experiment: 
     figures.add(id, measure(bench.model, bench.task, site.test, batch, bench.device))
     wider = own["test"] if "test" in own else data.pooled("test")
     sums = measure(bench.model, bench.task, wider, batch, bench.device)
-    return {"server": {"test": bench.task.metrics(sums) if sums else None}, "sites": figures.figures()}, loss, sums
+    return {"server": {"test": bench.task.metrics(sums)}, "sites": figures.figures()}, loss, sums
+
+
+def _over(sites: Mapping[str, Mapping[str, float]], at_home: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of `sites`, and the mean, worst and spread of `at_home`, by name."""
+    result = {}
+    for name in sorted({name for figures in sites.values() for name in figures}):
+        result[name] = float(np.mean([figures[name] for figures in sites.values() if name in figures]))
+        own = [figures[name] for figures in at_home.values() if name in figures]
+        if own:
+            worst = max(own) if name == "loss" else min(own)
+            result |= {f"site_mean_{name}": float(np.mean(own)), f"site_worst_{name}": worst, f"site_spread_{name}": float(np.std(own))}
+    return result
 
 
 def _bench(experiment: Experiment, data: Federated, folder: RunFolder) -> Workbench:

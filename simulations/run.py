@@ -132,7 +132,11 @@ def concluded(experiment: Experiment, folder: RunFolder, display: Progress) -> I
     except BaseException as error:  # raised again: a run that ended before its first round says so too
         summary = folder.summary()
         if summary["status"] == "running":
-            ended = {"status": "interrupted", "error": None} if isinstance(error, KeyboardInterrupt) else {"status": "failed", "error": str(error)}
+            ended = (
+                {"status": "interrupted", "error": None}
+                if isinstance(error, KeyboardInterrupt)
+                else {"status": "failed", "error": str(error)}
+            )
             folder.write_summary(summary | ended)
         raise
     finally:

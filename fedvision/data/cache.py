@@ -20,8 +20,7 @@ def cache_folder() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"the cache folder {folder} cannot be made ({error.strerror}): "
-            "set FEDVISION_CACHE to a folder that can be written"
+            f"the cache folder {folder} cannot be made ({error.strerror}): set FEDVISION_CACHE to a folder that can be written"
         ) from None
     return folder
 

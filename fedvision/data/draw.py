@@ -49,9 +49,7 @@ def _check(dataset: Dataset, experiment: "Experiment") -> None:
         close = difflib.get_close_matches(section.column, known, 1, 0.4)
         have = f"its columns are {', '.join(known)}" if known else "it has no columns; use iid, dirichlet or shards"
         near = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(
-            f"partition.column = {section.column!r}: data set {dataset.name} has no such column{near}; {have}"
-        )
+        raise ConfigError(f"partition.column = {section.column!r}: data set {dataset.name} has no such column{near}; {have}")
     if section.sites is None and section.sizes != "equal":
         raise ConfigError(
             f"partition.sizes = {section.sizes} and partition.sites = null exclude each other: natural sites have the "
@@ -129,9 +127,7 @@ def _values(dataset: Dataset, left: np.ndarray, column: str) -> tuple[list[str],
     """The column's values in natural order, and the number of each image's value."""
     found, code = np.unique(dataset.columns[column][left], return_inverse=True)
     if "" in found:
-        raise DataError(
-            f"column {column} is empty for {int((code == 0).sum())} images: each image needs a value to be at a site"
-        )
+        raise DataError(f"column {column} is empty for {int((code == 0).sum())} images: each image needs a value to be at a site")
     values = in_natural_order(set(found.tolist()))
     place = {value: number for number, value in enumerate(values)}
     return values, np.array([place[value] for value in found.tolist()])[code]
@@ -139,10 +135,7 @@ def _values(dataset: Dataset, left: np.ndarray, column: str) -> tuple[list[str],
 
 def _more_sites_than_units(count: int, units: Units, dataset: Dataset, scheme: str) -> ConfigError:
     why = "" if scheme == "natural" or dataset.subjects is None else ", and a subject is never at two sites"
-    return ConfigError(
-        f"partition.sites = {count}: {len(units)} {units.name} are left for the sites{why}; "
-        f"use at most {len(units)} sites"
-    )
+    return ConfigError(f"partition.sites = {count}: {len(units)} {units.name} are left for the sites{why}; use at most {len(units)} sites")
 
 
 def _refuse_small_sites(units: Units, column: str, values: list[str], least: int) -> None:
@@ -172,9 +165,7 @@ def _say_where_subjects_are_split(who: np.ndarray, site: np.ndarray, column: str
     pairs = np.unique(np.stack([who, site]), axis=1)
     split, all_of_them = int((np.bincount(pairs[0]) > 1).sum()), len(set(who.tolist()))
     if split:
-        notes.append(
-            f"{split} of {all_of_them} subjects are at more than one site, because the column {column} says so"
-        )
+        notes.append(f"{split} of {all_of_them} subjects are at more than one site, because the column {column} says so")
 
 
 def _say_what_is_held_out_whole(dataset: Dataset, left: np.ndarray, column: str, notes: list[str]) -> None:
@@ -184,9 +175,7 @@ def _say_what_is_held_out_whole(dataset: Dataset, left: np.ndarray, column: str,
         notes.append(f"{len(gone)} values of the column {column} are held out whole, as the server's own data: {named}")
 
 
-def _parts(
-    site: np.ndarray, who: np.ndarray, sites: int, subjects: bool, experiment: "Experiment", notes: list[str]
-) -> np.ndarray:
+def _parts(site: np.ndarray, who: np.ndarray, sites: int, subjects: bool, experiment: "Experiment", notes: list[str]) -> np.ndarray:
     """int8 [n]: train, validation or test of each image, by subject inside its site where there are enough of them."""
     data = experiment.data
     asked = 1 + (data.validation > 0) + (data.test > 0)

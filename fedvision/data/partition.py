@@ -91,9 +91,7 @@ class Partition:
 
         result: dict[str, Any] = {"id": self.sites[number], "examples": int(counts.sum()), "counts": counts.tolist()}
         if self.cameras is not None:
-            result["camera"] = {
-                name: round(float(value), 4) for name, value in zip(FIELDS, self.cameras[number], strict=True)
-            }
+            result["camera"] = {name: round(float(value), 4) for name, value in zip(FIELDS, self.cameras[number], strict=True)}
         return result
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -112,11 +110,7 @@ def _of(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Partition:
     sites, cameras = tuple(arrays["sites"].tolist()), arrays["cameras"]
     if site_of.shape != part_of.shape or site_of.ndim != 1 or len(cameras) not in {0, len(sites)}:
         raise ValueError("its arrays do not belong together")
-    if (
-        site_of.max(initial=0) >= len(sites)
-        or site_of.min(initial=0) < NOBODY
-        or not set(np.unique(part_of)) <= {0, 1, 2}
-    ):
+    if site_of.max(initial=0) >= len(sites) or site_of.min(initial=0) < NOBODY or not set(np.unique(part_of)) <= {0, 1, 2}:
         raise ValueError("it names sites or parts that are not there")
     kept = cameras if len(cameras) else None
     return Partition(site_of, part_of, sites, about["fingerprint"], about["seed"], kept, tuple(about["notes"]))

@@ -166,9 +166,7 @@ def _put_away(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _make(
-    target: Path, root: Path, names: Sequence[str], digests: list[str], side: int | None, channels: int, on_corrupt: str
-) -> Prepared:
+def _make(target: Path, root: Path, names: Sequence[str], digests: list[str], side: int | None, channels: int, on_corrupt: str) -> Prepared:
     with folder_written_whole(target) as folder:
         try:
             about = _decode_all(folder / "images", root, names, side, channels, on_corrupt)
@@ -191,9 +189,7 @@ def _copies(digests: list[str], kept: list[int]) -> list[tuple[int, int]]:
     return [(first[digests[i]], i) for i in kept if first.setdefault(digests[i], i) != i]
 
 
-def _decode_all(
-    path: Path, root: Path, names: Sequence[str], side: int | None, channels: int, on_corrupt: str
-) -> dict[str, Any]:
+def _decode_all(path: Path, root: Path, names: Sequence[str], side: int | None, channels: int, on_corrupt: str) -> dict[str, Any]:
     def one(name: str) -> tuple[np.ndarray, int] | CorruptImage:
         try:
             return decoded(root / name, name, side, channels)

@@ -110,9 +110,7 @@ PARTITIONS: dict[str, Scheme] = {
 }
 
 
-def repaired(
-    site: np.ndarray, units: Units, sites: int, least: int, rng: np.random.Generator
-) -> tuple[np.ndarray, int]:
+def repaired(site: np.ndarray, units: Units, sites: int, least: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """`site` with units moved, at random, from whichever site is largest to those with fewer than `least` images.
 
     Returns it with the number of sites that came out short; ConfigError where no move is left.

@@ -50,7 +50,7 @@ class Classification:
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """accuracy, balanced_accuracy (mean recall of the classes that occur), f1 (macro, of the classes that occur), loss
-        (nats an image), auc (one class against the rest, mean; absent where only one class occurs), and recall per class."""
+        (nats an image), and auc (one class against the rest, mean; absent where only one class occurs)."""
         confusion = sums["confusion"]
         truth, right, said = confusion.sum(1), np.diag(confusion), confusion.sum(0)
         there = truth > 0
@@ -63,13 +63,17 @@ class Classification:
             "balanced_accuracy": float(recall.mean()),
             "f1": float((2 * right[there] / (truth[there] + said[there])).mean()),
             "loss": float(int(sums["loss"][0]) / LOSS_STEPS / n),
-            "examples": float(n),
         }
         areas = [a for a in (area_under_curve(s[0], s[1]) for s in sums["scores"]) if a is not None]
         if areas:
             result["auc"] = float(np.mean(areas))
-        result |= {f"recall_{self.classes[k]}": float(right[k] / truth[k]) for k in np.flatnonzero(there)}
         return result
+
+    def by_class(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """recall_CLASS, the share of each class's images that was found, of the classes that occur."""
+        confusion = sums["confusion"]
+        truth = confusion.sum(1)
+        return {f"recall_{self.classes[k]}": float(confusion[k, k] / truth[k]) for k in np.flatnonzero(truth)}
 
 
 def area_under_curve(negatives: np.ndarray, positives: np.ndarray) -> float | None:

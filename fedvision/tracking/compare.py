@@ -62,20 +62,12 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> Comparison:
     FedvisionError where there are fewer than two, RunFolderError where one is no run folder.
     """
     if len(runs) < 2:
-        raise FedvisionError(
-            f"a comparison needs at least 2 runs, and {len(runs)} was given: fedvision compare RUN RUN ..."
-        )
+        raise FedvisionError(f"a comparison needs at least 2 runs, and {len(runs)} was given: fedvision compare RUN RUN ...")
     read = [Run.read(Path(run)) for run in runs]
     named = dict(zip(_names(read), read, strict=True))
-    page = (
-        Path(out)
-        if out is not None
-        else Path(os.path.commonpath([run.path.resolve().parent for run in read])) / "compare.html"
-    )
+    page = Path(out) if out is not None else Path(os.path.commonpath([run.path.resolve().parent for run in read])) / "compare.html"
     if not page.parent.is_dir():
-        raise RunFolderError(
-            f"{page} cannot be written: there is no folder {page.parent}; make it, or give another --out"
-        )
+        raise RunFolderError(f"{page} cannot be written: there is no folder {page.parent}; make it, or give another --out")
     config, warnings, metrics = _config(read), _warnings(named), {name: _figures(run) for name, run in named.items()}
     rows = _rows(named)
     write_page(
@@ -111,9 +103,7 @@ def _main(runs: Mapping[str, Run]) -> str:
 
 def _figures(run: Run) -> dict[str, float]:
     """The final metrics of a run, by name, and the mean and worst of its sites as "accuracy, worst site"."""
-    figures = {
-        name: value for name, value in (run.summary.get("metrics") or {}).items() if isinstance(value, int | float)
-    }
+    figures = {name: value for name, value in (run.summary.get("metrics") or {}).items() if isinstance(value, int | float)}
     for metric in run.metrics:
         values = list(by_site(run.sites, metric).values())
         if values:
@@ -122,6 +112,9 @@ def _figures(run: Run) -> dict[str, float]:
                 f"{metric}, worst site": worst_and_best(values, metric)[0],
             }
     return figures
+
+
+_PLACES = {"server test": "server test", "sites' test": "sites pooled"}
 
 
 def _of_metric(run: Run, metric: str) -> dict[str, float]:
@@ -135,6 +128,8 @@ def _of_metric(run: Run, metric: str) -> dict[str, float]:
     if values:
         found |= {"mean of sites": mean(values), "worst site": worst_and_best(values, metric)[0]}
     overall = (run.summary.get("metrics") or {}).get(metric)
+    if run.kind == "local" and overall is not None:
+        found = {_PLACES.get(str(run.summary.get("confusion_of")), "final"): overall, **found}
     return found or ({"final": overall} if overall is not None else {})
 
 
@@ -223,26 +218,19 @@ def _verdict(runs: Mapping[str, Run]) -> str:
 def _config(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The keys in which the configs differ, with each run's value; a key that a run does not have is None there."""
     flats = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(
-        key for values in flats for key in values if not key.startswith(NOT_OF_THE_RUN[1]) and key != NOT_OF_THE_RUN[0]
-    )
+    keys = dict.fromkeys(key for values in flats for key in values if not key.startswith(NOT_OF_THE_RUN[1]) and key != NOT_OF_THE_RUN[0])
     rows = {key: [values.get(key) for values in flats] for key in keys}
     return {key: values for key, values in rows.items() if any(value != values[0] for value in values)}
 
 
 def _warnings(runs: Mapping[str, Run]) -> list[str]:
     warnings = [
-        f"{name} is {run.status}, not completed: its figures are not final."
-        for name, run in runs.items()
-        if run.status != "completed"
+        f"{name} is {run.status}, not completed: its figures are not final." for name, run in runs.items() if run.status != "completed"
     ]
     for (one, a), (other, b) in combinations(runs.items(), 2):
         different = differences(a.environment, b.environment)
         if different:
-            warnings.append(
-                f"{one} and {other} ran in different environments, so that their bytes need not agree: "
-                f"{'; '.join(different)}."
-            )
+            warnings.append(f"{one} and {other} ran in different environments, so that their bytes need not agree: {'; '.join(different)}.")
         if a.summary.get("classes") and b.summary.get("classes") and a.summary["classes"] != b.summary["classes"]:
             warnings.append(f"{one} and {other} tell different classes apart: their figures do not compare.")
         elif a.partition and b.partition and _held(a) != _held(b):
@@ -260,9 +248,7 @@ def _same_bytes(runs: Mapping[str, Run]) -> list[str]:
     for name, run in runs.items():
         if run.summary.get("model_sha256"):
             by_sha.setdefault(run.summary["model_sha256"], []).append(name)
-    return [
-        f"{' and '.join(names)} ended at the same model, byte for byte." for names in by_sha.values() if len(names) > 1
-    ]
+    return [f"{' and '.join(names)} ended at the same model, byte for byte." for names in by_sha.values() if len(names) > 1]
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -274,19 +260,13 @@ def _sections(
     every = dict.fromkeys(metric for run in runs.values() for metric in run.metrics)
     names = sorted(every, key=lambda metric: metric != _main(runs))
     notes = [f"The table is of {names[0].replace('_', ' ')}."] if names else []
-    made = [
-        Section("table", "At the end", notes + _same_bytes(runs), _bars(runs, names), [rows, _all_figures(metrics)])
-    ]
+    made = [Section("table", "At the end", notes + _same_bytes(runs), _bars(runs, names), [rows, _all_figures(metrics)])]
     colours = {name: index % plots.COLOURS for index, name in enumerate(runs)}
     overlaid = [plot for metric in names for plot in _overlay(runs, metric, colours)]
     if overlaid:
-        made.append(
-            Section("curves", "How they learned", ["A run without rounds (each site alone) is a level line."], overlaid)
-        )
+        made.append(Section("curves", "How they learned", ["A run without rounds (each site alone) is a level line."], overlaid))
     spreads = [
-        Plot(metric.replace("_", " "), plots.spread(sites, metric, colours))
-        for metric in names
-        if (sites := _site_values(runs, metric))
+        Plot(metric.replace("_", " "), plots.spread(sites, metric, colours)) for metric in names if (sites := _site_values(runs, metric))
     ]
     if spreads:
         made.append(
@@ -316,21 +296,9 @@ def _bars(runs: Mapping[str, Run], names: Sequence[str]) -> list[Plot]:
 def _overlay(runs: Mapping[str, Run], metric: str, colours: Mapping[str, int]) -> list[Plot]:
     """The runs' curves of a metric on one pair of axes; [] where no run has one."""
     listed = enumerate(runs.items())
-    drawn = [
-        Curve(name, points, colours[name], index >= plots.COLOURS)
-        for index, (name, run) in listed
-        if (points := _curve(run, metric))
-    ]
-    levels = {
-        name: next(iter(found.values()))
-        for name, run in runs.items()
-        if not run.records and (found := _of_metric(run, metric))
-    }
-    return (
-        [Plot(metric.replace("_", " "), plots.curves(drawn, metric, levels, "round (pooled: epoch)", colours))]
-        if drawn
-        else []
-    )
+    drawn = [Curve(name, points, colours[name], index >= plots.COLOURS) for index, (name, run) in listed if (points := _curve(run, metric))]
+    levels = {name: next(iter(found.values())) for name, run in runs.items() if not run.records and (found := _of_metric(run, metric))}
+    return [Plot(metric.replace("_", " "), plots.curves(drawn, metric, levels, "round (pooled: epoch)", colours))] if drawn else []
 
 
 def _site_values(runs: Mapping[str, Run], metric: str) -> dict[str, dict[str, float]]:

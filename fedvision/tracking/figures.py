@@ -107,9 +107,11 @@ def worst_and_best(values: Sequence[float], metric: str) -> tuple[float, float]:
 
 
 def site_metrics(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The last that was measured at each site: the summary's, else the last evaluated round's; {} for none."""
-    if summary.get("sites"):
-        return dict(summary["sites"])
+    """The last that was measured on each site's own data: the summary's, else the last evaluated round's; {} for none.
+
+    A run of each site alone keeps apart what its models do elsewhere ("sites") and at home ("at_home")."""
+    if summary.get("at_home") or summary.get("sites"):
+        return dict(summary.get("at_home") or summary["sites"])
     last = (measured(record.get("evaluation"), "sites", "per_site") for record in reversed(records))
     return next((sites for sites in last if sites), {})
 

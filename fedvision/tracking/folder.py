@@ -152,9 +152,7 @@ class RunFolder:
             try:
                 records.append(json.loads(line))
             except ValueError as error:
-                raise RunFolderError(
-                    f"{file}, line {number}: not JSON ({error}); restore the line, or resume the run"
-                ) from None
+                raise RunFolderError(f"{file}, line {number}: not JSON ({error}); restore the line, or resume the run") from None
         return records
 
     def truncate_rounds(self, keep: int) -> None:
@@ -277,11 +275,7 @@ def _check_room(path: Path, needed_bytes: int) -> None:
 
 
 def _unwritable(path: Path, error: OSError, more: str = "") -> RunFolderError:
-    way = (
-        "make room on its disk"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}
-        else "give a folder that you may write with --out"
-    )
+    way = "make room on its disk" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "give a folder that you may write with --out"
     return RunFolderError(f"{path} cannot be written: {error.strerror or error}; {way}{more}")
 
 

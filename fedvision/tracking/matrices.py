@@ -43,9 +43,7 @@ def participation(states: Mapping[str, Mapping[int, str]], rounds: int) -> Marku
     across = scale(0.5, rounds + 0.5, room, end)
     parts += [label(across(at), bottom + 16, str(at), "middle") for at in whole_ticks(1, rounds)]
     parts.append(label(end, bottom + 31, "round", "end", "axis"))
-    used = [
-        (f"{css.removesuffix(' fill')} glyph {state}", state) for state, (css, _) in GLYPHS.items() if shapes[state]
-    ]
+    used = [(f"{css.removesuffix(' fill')} glyph {state}", state) for state, (css, _) in GLYPHS.items() if shapes[state]]
     return legend(used) + picture(bottom + 36, parts, "who took part in which round")
 
 
@@ -89,11 +87,7 @@ def heat_map(
                 )
             )
             if count and digits * CHARACTER + 3 < width:
-                parts.append(
-                    label(
-                        x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.55 else "strong"
-                    )
-                )
+                parts.append(label(x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.55 else "strong"))
     fits = max(map(len, columns)) * CHARACTER + 2 < width
     fitting = max(2, int((width - 2) / CHARACTER))
     step = 1 if fits or width > 26 else -(-22 // int(max(1, width)))
@@ -118,8 +112,7 @@ def _heat_picture(
     width = WIDTH - room - 4
     image = tint_image([[0.04 + 0.96 * share for share in shares[row]] for row in rows])
     parts = [
-        f'<image class="pixels" href="{image}" x="{room}" y="{top}" width="{width}" height="{height:.0f}" '
-        'preserveAspectRatio="none"/>',
+        f'<image class="pixels" href="{image}" x="{room}" y="{top}" width="{width}" height="{height:.0f}" preserveAspectRatio="none"/>',
         label(WIDTH - 4, 10, f"{names[1]} → ({len(columns):,})", "end", "axis"),
         label(2, 10, f"{names[0]} ↓ ({len(rows):,})", "start", "axis"),
     ]

@@ -128,9 +128,7 @@ class MlflowLog:
             self._stdin.flush()
         except (BrokenPipeError, ValueError):  # ValueError: closed, after it was broken once
             if not self._ended and not self.notes:
-                self._note(
-                    f"MLflow's logger ended with {self._last_error()}; the run goes on, and its folder holds everything"
-                )
+                self._note(f"MLflow's logger ended with {self._last_error()}; the run goes on, and its folder holds everything")
 
     def _listen(self, stdout: IO[bytes]) -> None:
         for line in stdout:
@@ -171,9 +169,7 @@ def round_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     >>> round_metrics({"answered": ["a", "b"], "evaluation": {"server": {"test": {"accuracy": 1.0}}}})
     {'answered': 2.0, 'server/test/accuracy': 1.0}
     """
-    counts = {
-        name: len(record[name]) for name in ("asked", "answered", "declined", "refused", "missing") if name in record
-    }
+    counts = {name: len(record[name]) for name in ("asked", "answered", "declined", "refused", "missing") if name in record}
     train = {f"train/{name}": value for name, value in (record.get("train") or {}).items()}
     single = {name: record.get(name) for name in ("update_norm", "simulated_seconds")}
     seconds = {f"seconds/{name}": value for name, value in (record.get("seconds") or {}).items()}
@@ -190,11 +186,7 @@ def round_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite numbers, under names that MLflow takes."""
-    finite = {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and abs(value) < float("inf")
-    }
+    finite = {name: float(value) for name, value in values.items() if isinstance(value, int | float) and abs(value) < float("inf")}
     return {re.sub(r"[^\w\-. /]", "_", name): value for name, value in finite.items()}
 
 
@@ -212,18 +204,14 @@ class _Store:
 
     def obey(self, command: Mapping[str, Any]) -> None:
         """Do what one line says."""
-        {"start": self._start, "params": self._params, "round": self._round, "finish": self._finish}[command["do"]](
-            command
-        )
+        {"start": self._start, "params": self._params, "round": self._round, "finish": self._finish}[command["do"]](command)
 
     def _start(self, command: Mapping[str, Any]) -> None:
         from mlflow.tracking import MlflowClient
 
         folder = Path(command["folder"])
         if command["uri"] == "local":
-            with _alone(
-                folder.parent / "mlflow.db.lock"
-            ):  # two runs that make the store's tables at once break each other
+            with _alone(folder.parent / "mlflow.db.lock"):  # two runs that make the store's tables at once break each other
                 self._client = MlflowClient(tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}")
                 experiment = self._experiment(command["experiment"], (folder.parent / "mlartifacts").as_uri())
         else:
@@ -239,9 +227,7 @@ class _Store:
         if found is None:
             try:
                 return str(self._client.create_experiment(name, artifact_location=artefacts))
-            except (
-                MlflowException
-            ):  # another run made it in the meantime, or it cannot be made: then the next line tells
+            except MlflowException:  # another run made it in the meantime, or it cannot be made: then the next line tells
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise

@@ -64,9 +64,7 @@ def curves(
     for curve in drawn:
         if len(curve.band) > 1:
             band = _thin(curve.band)
-            around = [(axes.x(at), axes.y(high)) for at, _, high in band] + [
-                (axes.x(at), axes.y(low)) for at, low, _ in reversed(band)
-            ]
+            around = [(axes.x(at), axes.y(high)) for at, _, high in band] + [(axes.x(at), axes.y(low)) for at, low, _ in reversed(band)]
             parts.append(path(around, f"s{curve.colour} band", close=True))
             entries.append((f"s{curve.colour} mark faint", curve.band_name))
     for index, (reference, value) in enumerate(references.items()):
@@ -82,9 +80,7 @@ def curves(
             parts += [f'<circle class="s{curve.colour} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
     ends = [(f"s{curve.colour} stroke{' dashed' if curve.dashed else ''}", curve.name) for curve in drawn]
     alone = len(ends) == 1 and not entries  # then the caption tells all
-    return picture(axes.height, parts, f"{name} over rounds") + legend(
-        [] if alone else ends + entries
-    )  # below: neighbours stay level
+    return picture(axes.height, parts, f"{name} over rounds") + legend([] if alone else ends + entries)  # below: neighbours stay level
 
 
 def dots(values: Mapping[str, float], metric: str, references: Mapping[str, float] | None = None) -> Markup:
@@ -95,16 +91,12 @@ def dots(values: Mapping[str, float], metric: str, references: Mapping[str, floa
     marks = ticks(min([*values.values(), *references.values()]), max([*values.values(), *references.values()]))
     bottom = top + row * len(values)
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
-    parts = [
-        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
-    ]
+    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
     entries = []
     for index, (name, value) in enumerate(references.items()):
         css = "reference muted" if index == 0 else f"s{5 + index % 2} reference"
         parts.append(rule(x(value), top, x(value), bottom, css))
-        entries.append(
-            ("muted stroke dotted" if index == 0 else f"s{5 + index % 2} stroke dotted", f"{name} ({number(value)})")
-        )
+        entries.append(("muted stroke dotted" if index == 0 else f"s{5 + index % 2} stroke dotted", f"{name} ({number(value)})"))
     for index, (name, value) in enumerate(values.items()):
         y = top + row * (index + 0.5)
         parts.append(label(room - 8, y + 4, short(name, int((room - 14) / CHARACTER)), "end", full=name))
@@ -134,9 +126,7 @@ def histogram(values: Sequence[float], metric: str, bins: int = 24) -> Markup:
     parts += [label(x(tick), axes.bottom + 16, tick_text(tick), "middle") for tick in marks]
     parts.append(rule(x(mean(values)), axes.top, x(mean(values)), axes.bottom, "reference muted"))
     parts.append(label(axes.right, axes.bottom + 31, f"{metric.replace('_', ' ')}, number of sites", "end", "axis"))
-    return legend([("muted stroke dotted", f"mean ({number(mean(values))})")]) + picture(
-        axes.height, parts, f"{metric} of the sites"
-    )
+    return legend([("muted stroke dotted", f"mean ({number(mean(values))})")]) + picture(axes.height, parts, f"{metric} of the sites")
 
 
 def bars(groups: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
@@ -147,16 +137,10 @@ def bars(groups: Mapping[str, Mapping[str, float]], metric: str) -> Markup:
     marks = ticks(min(0.0, *values), max(values))
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
     bottom = top + sum(bar * len(figures) + gap for figures in groups.values())
-    parts = [
-        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
-    ]
+    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
     y = top + gap / 2
     for group, figures in groups.items():
-        parts.append(
-            label(
-                room - 8, y + bar * len(figures) / 2 + 4, short(group, int((room - 14) / CHARACTER)), "end", full=group
-            )
-        )
+        parts.append(label(room - 8, y + bar * len(figures) / 2 + 4, short(group, int((room - 14) / CHARACTER)), "end", full=group))
         for name, value in figures.items():
             start = x(min(0.0, value))
             parts.append(
@@ -185,9 +169,7 @@ def stacked_rows(rows: Mapping[str, Sequence[float]], names: Sequence[str], unit
     top, bottom = 8, 8 + height * len(rows)
     marks = ticks(0, max(sum(row) for row in rows.values()))
     x = scale(0, marks[-1], room, WIDTH - 46)
-    parts = [
-        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
-    ]
+    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
     for index, (row, counts) in enumerate(rows.items()):
         y, start = top + height * index, 0.0
         parts.append(label(room - 8, y + height / 2 + 4, short(row, int((room - 14) / CHARACTER)), "end", full=row))
@@ -207,14 +189,10 @@ def stacked_rows(rows: Mapping[str, Sequence[float]], names: Sequence[str], unit
                 start += count
         parts.append(label(x(start) + 5, y + height / 2 + 4, f"{sum(counts):,}", css="strong"))
     parts.append(label(WIDTH - 46, bottom + 31, unit, "end", "axis"))
-    return legend((f"k{index % CLASS_COLOURS} mark", name) for index, name in enumerate(names)) + picture(
-        bottom + 36, parts, unit
-    )
+    return legend((f"k{index % CLASS_COLOURS} mark", name) for index, name in enumerate(names)) + picture(bottom + 36, parts, unit)
 
 
-def stacked_columns(
-    columns: Sequence[Mapping[str, float]], colours: Mapping[str, str], unit: str, first: int = 1
-) -> Markup:
+def stacked_columns(columns: Sequence[Mapping[str, float]], colours: Mapping[str, str], unit: str, first: int = 1) -> Markup:
     """A column a round, made of one part a name of `colours` (name -> colour class); many rounds are averaged."""
     stride = -(-len(columns) // MOST_COLUMNS)
     groups = [columns[start : start + stride] for start in range(0, len(columns), stride)]
@@ -226,11 +204,7 @@ def stacked_columns(
     for index, column in enumerate(heights):
         start, end = first + index * stride - 0.5, min(last, first + (index + 1) * stride - 1) + 0.5
         width, level = axes.x(end) - axes.x(start), 0.0
-        which = (
-            f"round {first + index * stride}"
-            if stride == 1
-            else f"rounds {first + index * stride} to {end - 0.5:.0f}, mean"
-        )
+        which = f"round {first + index * stride}" if stride == 1 else f"rounds {first + index * stride} to {end - 0.5:.0f}, mean"
         for name, value in column.items():
             if value:
                 y, below = axes.y(level + value), axes.y(level)
@@ -257,9 +231,7 @@ def spread(runs: Mapping[str, Mapping[str, float]], metric: str, colours: Mappin
     marks = ticks(min(every), max(every))
     bottom = top + row * len(runs)
     x = scale(marks[0], marks[-1], room, WIDTH - 54)
-    parts = [
-        rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks
-    ]
+    parts = [rule(x(tick), top, x(tick), bottom) + label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in marks]
     for index, (run, sites) in enumerate(runs.items()):
         y, css = top + row * (index + 0.5), f"s{colours[run]}"
         parts.append(label(room - 8, y + 4, short(run, int((room - 14) / CHARACTER)), "end", full=run))

@@ -148,11 +148,7 @@ def draw_report(run: Path, baselines: Mapping[str, Metrics] | None = None) -> Pa
         page,
         "report.html",
         name=read.name,
-        eyebrow=" · ".join(
-            part
-            for part in ("fedvision", read.kind, str(read.summary.get("started", "")).replace("T", " ")[:16])
-            if part
-        ),
+        eyebrow=" · ".join(part for part in ("fedvision", read.kind, str(read.summary.get("started", "")).replace("T", " ")[:16]) if part),
         alarm=_alarm(read),
         verdict=" ".join(_verdict(read)),
         tiles=_tiles(read),
@@ -171,9 +167,7 @@ def draw_partition(partition: Mapping[str, Any], page: Path, title: str) -> Path
     from fedvision.tracking.sections import partition_section
 
     section = partition_section(partition)
-    write_page(
-        page, "partition.html", title=title, section=section, notes=[str(note) for note in partition.get("notes") or []]
-    )
+    write_page(page, "partition.html", title=title, section=section, notes=[str(note) for note in partition.get("notes") or []])
     return page
 
 
@@ -279,9 +273,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         )
     if run.summary.get("seconds") is not None:
         engine = run.summary.get("engine") or run.get("engine.name")
-        tiles.append(
-            {"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""}
-        )
+        tiles.append({"name": "time", "value": duration(run.summary["seconds"]), "note": f"engine {engine}" if engine else ""})
     if run.summary.get("model_parameters"):
         size = run.summary["model_parameters"]
         shown = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
@@ -296,14 +288,11 @@ def _notes(run: Run) -> list[str]:
     skipped = [record["round"] + 1 for record in run.records if record.get("status") == "skipped"]
     if skipped:
         notes.append(
-            f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. "
-            "The model was left as it was."
+            f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. The model was left as it was."
         )
     lost = [record["round"] + 1 for record in run.records if (record.get("train") or {"loss": 0}).get("loss") is None]
     if lost:
-        notes.append(
-            f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}."
-        )
+        notes.append(f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}.")
     if run.records and run.last_evaluation is None:
         notes.append("No evaluation was recorded, so this report shows no metric.")
     return [note[:1].upper() + note[1:] for note in notes]

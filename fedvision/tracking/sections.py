@@ -63,11 +63,7 @@ def _curves(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
         references = {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
         if lines:
             drawn.append(Plot(_words(metric), plots.curves(lines, metric, references, run.step)))
-    losses = [
-        (record["round"] + 1, loss)
-        for record in run.records
-        if (loss := (record.get("train") or {}).get("loss")) is not None
-    ]
+    losses = [(record["round"] + 1, loss) for record in run.records if (loss := (record.get("train") or {}).get("loss")) is not None]
     if losses:
         drawn.append(
             Plot(
@@ -98,9 +94,7 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
     values = by_site(run.sites, metric)
     listed = list(values.values())
     worst, best = worst_and_best(listed, metric)
-    references = {"mean": mean(listed)} | {
-        name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None
-    }
+    references = {"mean": mean(listed)} | {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
     note = (
         f"{_words(metric).capitalize()} on each site's own test data: {number(mean(listed))} on average, "
         f"from {number(worst)} to {number(best)}."
@@ -111,20 +105,14 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
         for name in others:
             known = by_site(run.sites, name)
             drawn.append(Plot(_words(name), plots.dots(known, name, {"mean": mean(known.values())})))
-        return Section(
-            "sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")]
-        )
+        return Section("sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")])
     worst_ten = dict(list(values.items())[-10:])
     drawn = [
         Plot(_words(metric), plots.histogram(listed, metric), f"{len(values):,} sites"),
         Plot("the ten worst sites", plots.dots(worst_ten, metric, references)),
     ]
     order = list(reversed(values))[:MOST_LISTED]
-    folded = (
-        "All figures, worst site first"
-        if len(order) == len(values)
-        else f"The {len(order)} worst sites (all stand in summary.json)"
-    )
+    folded = "All figures, worst site first" if len(order) == len(values) else f"The {len(order)} worst sites (all stand in summary.json)"
     return Section("sites", "Site by site", [note], drawn, [_site_table(run, order, folded)])
 
 
@@ -162,9 +150,7 @@ def _confusion(run: Run) -> Section | None:
     drawn = [Plot("confusion matrix", matrices.heat_map(rows, classes, ("true", "predicted"), shares))]
     if len(recall) <= MOST_ROWS and recall:
         ordered = dict(sorted(recall.items(), key=lambda item: -item[1]))
-        drawn.append(
-            Plot("found of each class", plots.dots(ordered, "recall", {"mean": mean(ordered.values())}), "recall")
-        )
+        drawn.append(Plot("found of each class", plots.dots(ordered, "recall", {"mean": mean(ordered.values())}), "recall"))
     return Section("confusion", "Class by class", [note], drawn)
 
 
@@ -198,30 +184,20 @@ def partition_section(partition: Mapping[str, Any]) -> Section | None:
     if server:
         held_there = " and ".join(f"{count:,} for {part}" for part, count in server.items())
         notes[0] += f" The coordinator holds {held_there}, and no site has these."
-    return Section(
-        "partition", "Who holds what", notes, _partition_plots(train, classes), _partition_tables(sites, sizes)
-    )
+    return Section("partition", "Who holds what", notes, _partition_plots(train, classes), _partition_tables(sites, sizes))
 
 
 def _partition_plots(train: Mapping[str, list[int]], classes: list[str]) -> list[Plot]:
     by_size = dict(sorted(train.items(), key=lambda item: -sum(item[1])))
     largest = max((max(counts, default=0) for counts in train.values()), default=0) or 1
-    shares = {
-        site: [(count / largest) ** 0.5 for count in counts] for site, counts in by_size.items()
-    }  # √: small counts show too
+    shares = {site: [(count / largest) ** 0.5 for count in counts] for site, counts in by_size.items()}  # √: small counts show too
     drawn = []
     if len(train) <= MOST_ROWS and len(classes) <= plots.CLASS_COLOURS:
-        drawn.append(
-            Plot("training images of each site", plots.stacked_rows(by_size, classes, "training images"), "by class")
-        )
+        drawn.append(Plot("training images of each site", plots.stacked_rows(by_size, classes, "training images"), "by class"))
     heat = matrices.heat_map(by_size, classes, ("site", "class"), shares)
-    drawn.append(
-        Plot("training images of each site and class", heat, "largest site first" if len(train) > MOST_ROWS else "")
-    )
+    drawn.append(Plot("training images of each site and class", heat, "largest site first" if len(train) > MOST_ROWS else ""))
     if len(train) > MOST_ROWS:
-        drawn.append(
-            Plot("sizes of the sites", plots.histogram([sum(counts) for counts in train.values()], "training images"))
-        )
+        drawn.append(Plot("sizes of the sites", plots.histogram([sum(counts) for counts in train.values()], "training images")))
     return drawn
 
 
@@ -272,16 +248,12 @@ def _participation(run: Run) -> Section | None:
     drawn = [Plot("requests and what became of them", plots.stacked_columns(counts, OUTCOMES, "sites"))]
     states = _states(run)
     if states and len(states) <= MOST_ROWS and len(run.records) <= 120:
-        drawn.append(
-            Plot("site by site", matrices.participation(states, max(record["round"] for record in run.records) + 1))
-        )
+        drawn.append(Plot("site by site", matrices.participation(states, max(record["round"] for record in run.records) + 1)))
     return Section("participation", "Who took part", [note], drawn, _trouble_tables(run))
 
 
 def _states(run: Run) -> dict[str, dict[int, str]]:
-    known = dict.fromkeys(
-        [*(run.partition.get("sites") or {}), *(site for record in run.records for site in record.get("asked") or ())]
-    )
+    known = dict.fromkeys([*(run.partition.get("sites") or {}), *(site for record in run.records for site in record.get("asked") or ())])
     states: dict[str, dict[int, str]] = {str(site): {} for site in known}
     for record in run.records:
         for outcome in OUTCOMES:
@@ -315,11 +287,7 @@ def _trouble_tables(run: Run) -> list[Table]:
 
 def _time(run: Run) -> Section | None:
     columns = [_phases(record["seconds"]) for record in run.records if record.get("seconds")]
-    clock = [
-        (record["round"] + 1, seconds)
-        for record in run.records
-        if (seconds := record.get("simulated_seconds")) is not None
-    ]
+    clock = [(record["round"] + 1, seconds) for record in run.records if (seconds := record.get("simulated_seconds")) is not None]
     if not columns and not clock:
         return None
     drawn, notes = [], []
@@ -328,17 +296,11 @@ def _time(run: Run) -> Section | None:
         totals = {phase: seconds for phase, seconds in totals.items() if seconds}
         spent = sum(totals.values())
         notes.append(f"{duration(spent)} in {len(columns):,} {run.step}s, {duration(spent / len(columns))} each.")
-        drawn.append(
-            Plot(f"time of each {run.step}", plots.stacked_columns(columns, PHASES, "seconds"), "seconds by phase")
-        )
+        drawn.append(Plot(f"time of each {run.step}", plots.stacked_columns(columns, PHASES, "seconds"), "seconds by phase"))
     if clock:
         waited = sum(seconds for _, seconds in clock)
-        notes.append(
-            f"On the simulated clock, which runs at the sites' own speeds, the rounds took {duration(waited)}."
-        )
-        drawn.append(
-            Plot("simulated clock", plots.curves([Curve("seconds", clock, 0)], "simulated seconds"), "seconds a round")
-        )
+        notes.append(f"On the simulated clock, which runs at the sites' own speeds, the rounds took {duration(waited)}.")
+        drawn.append(Plot("simulated clock", plots.curves([Curve("seconds", clock, 0)], "simulated seconds"), "seconds a round"))
     table = (
         Table(
             ["phase", "seconds", "share"],

@@ -36,9 +36,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 def whole_ticks(low: int, high: int, most: int = 8) -> list[int]:
     """Whole numbers inside low..high, evenly apart, to name rounds by."""
     step = max(1, int(ticks(0, max(1, high - low), most)[1]))
-    return sorted(
-        {low, *range(-(-low // step) * step, high + 1, step)} - {n for n in range(low + 1, low + step // 2 + 1)}
-    )
+    return sorted({low, *range(-(-low // step) * step, high + 1, step)} - {n for n in range(low + 1, low + step // 2 + 1)})
 
 
 def tick_text(value: float) -> str:
@@ -74,9 +72,7 @@ def label(x: float, y: float, text: str, anchor: str = "start", css: str = "", f
     return f'<text x="{x:.1f}" y="{y:.1f}"{place}{kind}>{title}{escape(text)}</text>'
 
 
-def rectangle(
-    x: float, y: float, width: float, height: float, css: str, title: str = "", opacity: float | None = None
-) -> str:
+def rectangle(x: float, y: float, width: float, height: float, css: str, title: str = "", opacity: float | None = None) -> str:
     """A filled rectangle of the colour class `css`."""
     inside = f"<title>{escape(title)}</title>" if title else ""
     tint = "" if opacity is None else f' fill-opacity="{opacity:.2f}"'
@@ -97,9 +93,7 @@ def path(points: Iterable[tuple[float, float]], css: str, close: bool = False) -
 
 def picture(height: float, parts: Iterable[str], says: str) -> Markup:
     """The plot made of `parts`; `says` is what a screen reader reads."""
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(says)}">{"".join(parts)}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(says)}">{"".join(parts)}</svg>')
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> Markup:
@@ -134,8 +128,7 @@ def frame(xs: tuple[int, int], y_ticks: Sequence[float], x_name: str, height: fl
     if xs[0] == xs[1] and not pad:
         x = scale(xs[0] - 1, xs[0] + 1, left, right)
     parts = [
-        rule(left, y(tick), right, y(tick)) + label(left - 6, y(tick) + 4, text, "end")
-        for tick, text in zip(y_ticks, texts, strict=True)
+        rule(left, y(tick), right, y(tick)) + label(left - 6, y(tick) + 4, text, "end") for tick, text in zip(y_ticks, texts, strict=True)
     ]
     parts += [label(x(tick), bottom + 16, tick_text(tick), "middle") for tick in whole_ticks(*xs)]
     parts.append(label(right, bottom + 31, x_name, "end", "axis"))
@@ -145,12 +138,8 @@ def frame(xs: tuple[int, int], y_ticks: Sequence[float], x_name: str, height: fl
 def tint_image(tints: Sequence[Sequence[float]], colour: tuple[int, int, int] = (38, 118, 184)) -> str:
     """A PNG as a data: address, a pixel a number of 0..1, which is the opacity of `colour`: small for many cells."""
     height, width = len(tints), len(tints[0])
-    rows = b"".join(
-        b"\0" + b"".join(bytes((*colour, round(255 * min(1.0, max(0.0, tint))))) for tint in row) for row in tints
-    )
+    rows = b"".join(b"\0" + b"".join(bytes((*colour, round(255 * min(1.0, max(0.0, tint))))) for tint in row) for row in tints)
     header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
-    body = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    body = b"".join(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
     return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
