@@ -346,6 +346,9 @@ def _complaints(e: Experiment) -> Any:
         yield f"strategy.name = fedbn and model.norm = {e.model.norm} exclude each other: there would be no BatchNorm to keep; set model.norm to batch"
     if e.strategy.name == "fedbn" and e.model.norm is None and e.model.name in {"cnn", "mlp"}:
         yield f"strategy.name = fedbn needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
+    if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
+        near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
+        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
     if e.evaluation.best not in METRICS[e.task] and not e.evaluation.best.startswith("recall_"):
         near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)
         meant = f"; did you mean {near[0]}?" if near else ""

@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 from fedvision.errors import ConfigError
 
-
 _DEEPEST = 32  # blocks inside blocks that are read
 _LARGEST = 1 << 20  # bytes of a config
 _LONGEST_NUMBER = 100  # digits
@@ -36,7 +35,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         line = f"line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(f"{line}: *{event.anchor} stands for something written elsewhere, and a config is read as it stands; write it out")
+            raise ConfigError(
+                f"{line}: *{event.anchor} stands for something written elsewhere, and a config is read as it stands; write it out"
+            )
         if getattr(event, "tag", None) not in {None, "!"}:
             raise ConfigError(f"{line}: the tag {event.tag!r} is not read here; write a plain value")
         if self.depth == _DEEPEST:
@@ -104,7 +105,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a config is a mapping of keys to values, and this is {'empty' if value is None else type(value).__name__}")
+        raise ConfigError(
+            f"{path}: a config is a mapping of keys to values, and this is {'empty' if value is None else type(value).__name__}"
+        )
     return value
 
 
@@ -148,7 +151,8 @@ def _put(values: dict[str, Any], path: list[str], value: Any, section: type[Sect
     for number, name in enumerate(path[:-1]):
         field = _field(kind, name)
         if here.get(name) is None and field is not None:
-            here[name] = {}
+            default = field.get_default(call_default_factory=True)
+            here[name] = {t: getattr(default, t) for t in [field.discriminator] if isinstance(t, str) and isinstance(default, Section)}
         here = here.get(name)
         if not isinstance(here, dict):
             known = ".".join(path[: number + 1])
@@ -322,10 +326,20 @@ def render(section: Section, indent: int = 0) -> str:
     return text + "\n" if indent == 0 else text
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either YAML 1.1 or 1.2 would take for something other than a word."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*_Loader.yaml_implicit_resolvers.get(first, []), *yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])]
+    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+}
+
+
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10_000, sort_keys=False).removesuffix("...\n").strip()
 
 
 def flat_values(section: Section, prefix: str = "") -> dict[str, Any]:
