@@ -17,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint bench soak configs clean
+.PHONY: help setup demo test lint bench soak configs docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -58,6 +58,9 @@ soak: setup  ## every benchmarks/soak_*.py: random kills, long repeats; resumabl
 
 configs: setup  ## write every config out complete again, after a key was added
 	$(BIN)/python -m fedvision.complete configs/*.yaml
+
+docs: setup  ## write docs/cli.md again, after a command or option changed
+	$(BIN)/python -m fedvision.reference > docs/cli.md
 
 clean:  ## remove .venv and everything that tools left; keeps runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
