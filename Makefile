@@ -50,11 +50,13 @@ lint: setup  ## ruff and mypy
 
 bench: setup  ## every benchmarks/bench_*.py; each keeps its figures under benchmarks/results/
 	@mkdir -p benchmarks/results
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	@failed=; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || failed="$$failed $$file"; done; \
+	test -z "$$failed" || { echo "not as promised:$$failed" >&2; exit 1; }
 
 soak: setup  ## every benchmarks/soak_*.py: random kills, long repeats; resumable, kept under benchmarks/results/
 	@mkdir -p benchmarks/results
-	@for file in benchmarks/soak_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	@failed=; for file in benchmarks/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || failed="$$failed $$file"; done; \
+	test -z "$$failed" || { echo "not as promised:$$failed" >&2; exit 1; }
 
 configs: setup  ## write every config out complete again, after a key was added
 	$(BIN)/python -m fedvision.complete configs/*.yaml

@@ -119,17 +119,19 @@ def main() -> None:
     """Run the command line; errors that fedvision raises on purpose are one message and an exit code, never a traceback."""
     mount()
     try:
-        app(standalone_mode=False) if not _completing() else app()
+        code = app(standalone_mode=False) if not _completing() else app()
+        if isinstance(code, int):  # not raised but returned: 130 of Ctrl-C among them
+            sys.exit(code)
     except FedvisionError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = _usage(error)
-        if code is None:
+        exit_code = _usage(error)
+        if exit_code is None:
             raise
-        sys.exit(code)
+        sys.exit(exit_code)
 
 
 def _completing() -> bool:
