@@ -72,6 +72,24 @@ def test_a_config_runs(path: Path, tmp_path: Path) -> None:
         assert all(site in {**record["refused"], **record["declined"]} for record in folder.rounds())
 
 
+def test_the_config_for_your_own_images_runs_on_a_folder_per_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    monkeypatch.setenv("FEDVISION_CACHE", str(tmp_path / "cache"))
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:120], digits.target[:120], strict=True)):
+        folder = tmp_path / "images" / f"digit-{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(folder / f"{number}.png")
+    (tmp_path / "images" / "digit-0" / "broken.png").write_bytes(b"not a picture")
+    path = ROOT / "configs" / "image_folder.yaml"
+    experiment = load(path, [*shortened(path), f"data.root={tmp_path / 'images'}", "data.image_size=16"])
+    folder, summary = simulate(experiment, tmp_path / "run", None, quiet=True)
+    assert summary["status"] == "completed" and summary["classes"] == [f"digit-{k}" for k in range(10)]
+    assert any("broken.png" in note for note in summary["notes"])
+
+
 def test_every_algorithm_scheme_and_data_set_has_a_config() -> None:
     from fedvision.algorithms import ALGORITHMS
     from fedvision.data.datasets import DATASETS
