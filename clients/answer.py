@@ -49,6 +49,7 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     if n == 0 or (n == 1 and not bench.lonely):
         return Declined(site.id, request.round, "too_few_examples", "BatchNorm needs two examples to train on" if n else "no training data")
     own = bench.states.current(site.id, request.counted)
+    bench.states.forget_before(site.id, request.counted)
     bench.load(request.model, {name: own[name] for name in bench.parts.home} if own and bench.parts.home else {})
     names = ("site", site.id, "round", request.round)
     seed_torch(experiment.seed, *names)

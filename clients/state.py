@@ -25,7 +25,7 @@ class SiteStates:
         return self.folder / quote(site, safe="")
 
     def current(self, site: SiteId, counted: int | None) -> dict[str, Tensor]:
-        """The site's state of round `counted`, {} where no round of it counted yet; older ones are deleted."""
+        """The site's state of round `counted`, {} where no round of it counted yet."""
         if counted is None:
             return {}
         path = self._of(site) / f"{counted}.safetensors"
@@ -34,11 +34,17 @@ class SiteStates:
                 f"site {site} has no state of round {counted}, which the coordinator counted: {path} is missing; "
                 "resume where the sites' states are, or start again"
             )
-        state = load_file(path)
-        for other in path.parent.glob("*.safetensors"):
-            if int(other.stem) < counted:
+        return load_file(path)
+
+    def forget_before(self, site: SiteId, counted: int | None) -> None:
+        """Delete what is older than round `counted`.
+
+        Only where the coordinator can no longer go back behind it: a request to train names a round whose checkpoint is
+        durable; one to evaluate names the round that is being evaluated, whose checkpoint is not yet written.
+        """
+        for other in self._of(site).glob("*.safetensors"):
+            if counted is not None and int(other.stem) < counted:
                 other.unlink(missing_ok=True)
-        return state
 
     def keep(self, site: SiteId, round: int, state: dict[str, Tensor]) -> None:
         """Write the state that round `round` left, whole or not at all; it is not current yet."""

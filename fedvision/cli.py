@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 the run failed; 2 a mistake in a config or on the command 
 """
 
 import difflib
+import functools
 import os
 import sys
 from importlib.metadata import entry_points
@@ -102,8 +103,9 @@ def show(
     print(picture)
 
 
-def _mount() -> None:
-    """Add the sub-commands of the packages above: a function is a command, a Typer a group of them."""
+@functools.cache
+def mount() -> None:
+    """Add, once, the sub-commands of the packages above: a function is a command, a Typer a group of them."""
     for point in sorted(entry_points(group="fedvision.commands"), key=lambda p: p.name):
         command = point.load()
         if isinstance(command, typer.Typer):
@@ -114,19 +116,21 @@ def _mount() -> None:
 
 def main() -> None:
     """Run the command line; errors that fedvision raises on purpose are one message and an exit code, never a traceback."""
-    _mount()
+    mount()
     try:
-        app(standalone_mode=False) if not _completing() else app()
+        code = app(standalone_mode=False) if not _completing() else app()
+        if isinstance(code, int):  # not raised but returned: 130 of Ctrl-C among them
+            sys.exit(code)
     except FedvisionError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        code = _usage(error)
-        if code is None:
+        exit_code = _usage(error)
+        if exit_code is None:
             raise
-        sys.exit(code)
+        sys.exit(exit_code)
 
 
 def _completing() -> bool:

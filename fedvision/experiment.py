@@ -4,6 +4,7 @@ Every key carries its unit in its description; `render` writes them as comments,
 and the `config.yaml` of each run folder are complete.  What may be combined with what is decided here, in one place.
 """
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,10 @@ from fedvision.schema import Section, read_yaml, validate, with_settings
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Units = Annotated[int, Field(ge=1, le=65_536)]  # of a layer: what still fits in memory
+Sites = Annotated[int, Field(ge=1, le=1_000_000)]
+Side = Annotated[int, Field(ge=4, le=4096)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the data
@@ -22,7 +26,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 class _DataSet(Section):
     dataset: str = Field(description="`fedvision list datasets`")
-    image_size: int | None = Field(None, ge=4, description="side to which images are resized, pixels; null = as they are")
+    image_size: Side | None = Field(None, description="side to which images are resized, pixels; null = as they are")
     mean: list[float] | None = Field(None, description="subtracted, per channel, on the scale 0..1; null = of the data set")
     std: list[float] | None = Field(None, description="divided by, per channel, on the scale 0..1; null = of the data set")
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
@@ -53,7 +57,7 @@ class Elpv(_DataSet):
     """2,624 solar cells of 44 modules, electroluminescence, defect or not (elpv-dataset; CC BY-NC-SA 4.0)."""
 
     dataset: Literal["elpv"] = Field("elpv", description="`fedvision list datasets`")
-    image_size: int | None = Field(64, ge=4, description="side to which images are resized, pixels; null = 300, as they are")
+    image_size: Side | None = Field(64, description="side to which images are resized, pixels; null = 300, as they are")
 
 
 class ImageFolder(_DataSet):
@@ -102,14 +106,14 @@ class Iid(_Partition):
     """Each site draws at random from all."""
 
     scheme: Literal["iid"] = Field("iid", description="`fedvision list partitions`")
-    sites: Positive = Field(description="number of sites")
+    sites: Sites = Field(description="number of sites")
 
 
 class Dirichlet(_Partition):
     """Label skew: each class is shared out by Dirichlet(alpha) weights.  Hsu, Qi, Brown 2019."""
 
     scheme: Literal["dirichlet"] = Field("dirichlet", description="`fedvision list partitions`")
-    sites: Positive = Field(description="number of sites")
+    sites: Sites = Field(description="number of sites")
     alpha: float = Field(0.5, gt=0, description="concentration: small = each site sees few classes, large = like iid")
 
 
@@ -117,7 +121,7 @@ class Shards(_Partition):
     """Label skew: sorted by label, cut into shards, some shards a site.  McMahan et al. 2017, section 3."""
 
     scheme: Literal["shards"] = Field("shards", description="`fedvision list partitions`")
-    sites: Positive = Field(description="number of sites")
+    sites: Sites = Field(description="number of sites")
     shards_per_site: Positive = Field(2, description="shards of one label each site gets")
 
 
@@ -126,7 +130,7 @@ class Natural(_Partition):
 
     scheme: Literal["natural"] = Field("natural", description="`fedvision list partitions`")
     column: str = Field("site", description="column whose values are the sites, e.g. site or module")
-    sites: Positive | None = Field(None, description="number of sites that the values are dealt to; null = one each")
+    sites: Sites | None = Field(None, description="number of sites that the values are dealt to; null = one each")
 
 
 Partition = Annotated[Iid | Dirichlet | Shards | Natural, Field(discriminator="scheme", description="who holds what")]
@@ -182,8 +186,8 @@ class Model(Section):
     norm_statistics: Literal["averaged", "frozen"] = Field(
         "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
     )
-    width: Positive = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
-    hidden: Positive = Field(128, description="units of the cnn's hidden linear layer")
+    width: Units = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
+    hidden: Units = Field(128, description="units of the cnn's hidden linear layer")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
     weights: str | None = Field(None, description="safetensors file to start from; null = drawn from the seed")
 
@@ -227,6 +231,9 @@ class ServerData(Section):
         return self
 
 
+METRICS = {"classification": ("accuracy", "balanced_accuracy", "f1", "loss", "auc")}  # by task; recall_CLASS besides
+
+
 class Evaluation(Section):
     """When and on what the model is measured."""
 
@@ -252,8 +259,8 @@ class Engine(Section):
     """Where the sites' work is done; changes no byte of the result."""
 
     name: Literal["inline", "ray", "flower"] = Field("inline", description="a loop, Ray workers, or Flower's runtime")
-    workers: Positive = Field(1, description="processes (ray, flower)")
-    threads: Positive = Field(1, description="torch threads of each worker; part of what makes the bytes")
+    workers: Positive = Field(1, le=1024, description="processes (ray, flower)")
+    threads: Positive = Field(1, le=1024, description="torch threads of each worker; part of what makes the bytes")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = a GPU where there is one")
     gpus_per_worker: float = Field(0.0, ge=0, le=16, description="share of a GPU that Ray gives each worker, e.g. 0.5")
     address: str | None = Field(None, description="of a Ray cluster that is already up; null = start one here")
@@ -339,6 +346,13 @@ def _complaints(e: Experiment) -> Any:
         yield f"strategy.name = fedbn and model.norm = {e.model.norm} exclude each other: there would be no BatchNorm to keep; set model.norm to batch"
     if e.strategy.name == "fedbn" and e.model.norm is None and e.model.name in {"cnn", "mlp"}:
         yield f"strategy.name = fedbn needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
+    if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
+        near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
+        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
+    if e.evaluation.best not in METRICS[e.task] and not e.evaluation.best.startswith("recall_"):
+        near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])} and recall_CLASS{meant}"
     if e.evaluation.sites == "none" and e.evaluation.server is None:
         yield "evaluation.sites = none and evaluation.server = null leave nothing to measure; set one of them"
     if e.engine.address is not None and e.engine.name != "ray":

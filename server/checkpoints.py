@@ -32,6 +32,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
         folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob(".*.safetensors.*"):  # what a kill in the middle of a write left
+            torn.unlink()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"), key=lambda path: int(path.stem.removeprefix("round-")))

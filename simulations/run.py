@@ -52,6 +52,7 @@ def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quie
 
 def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | None) -> tuple[RunFolder, Federated]:
     """The run's folder, new or found, and its data: the partition of a resumed run is the one that it kept."""
+    _check_device(experiment)
     if resume is not None:
         folder = RunFolder.open(resume)
         check_same(experiment, folder)
@@ -67,6 +68,13 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
     data.partition.save(folder.path / "partition.npz")
     write_atomically(folder.path / "partition.json", json.dumps(data.summary()).encode())
     return folder, data
+
+
+def _check_device(experiment: Experiment) -> None:
+    import torch
+
+    if experiment.engine.device == "cuda" and experiment.engine.address is None and not torch.cuda.is_available():
+        raise ConfigError("engine.device = cuda, and torch finds no GPU here; set engine.device to auto or cpu, or run where there is one")
 
 
 def check_same(experiment: Experiment, folder: RunFolder) -> None:
