@@ -117,7 +117,9 @@ def main() -> None:
     """Run the command line; errors that fedvision raises on purpose are one message and an exit code, never a traceback."""
     _mount()
     try:
-        app(standalone_mode=False) if not _completing() else app()
+        code = app(standalone_mode=False) if not _completing() else app()
+        if isinstance(code, int):  # what a command gave to typer.Exit, and 130 after Ctrl-C
+            sys.exit(code)
     except FedvisionError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -78,6 +78,7 @@ def join(engine: Engine) -> Cluster:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    ray._private.worker._worker_logs_enabled = False  # else a worker's death is printed to stdout; Ray has no public switch
     if ray.is_initialized():
         cluster = Cluster(engine, ours=False)
     elif engine.address is None:
@@ -108,7 +109,9 @@ def _start(engine: Engine) -> Cluster:
         if ray.is_initialized():
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        raise EngineError(f"engine.name = ray: Ray could not be started here: {in_a_line(error)}; engine.name = inline needs none") from error
+        raise EngineError(
+            f"engine.name = ray: Ray could not be started here: {in_a_line(error)}; engine.name = inline needs none"
+        ) from error
     return Cluster(engine, ours=True, folder=folder)
 
 
@@ -213,6 +216,6 @@ def joined(engine: Engine) -> Iterator[Cluster]:
 
 
 def in_a_line(error: BaseException, most: int = 300) -> str:
-    """What `error` says, without line breaks and not longer than `most`."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """The last line of what `error` says, where Ray puts the reason, not longer than `most`."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -94,7 +94,9 @@ class Crew:
                 "training.batch_size), or raise it"
             ) from error
         self._restarts += 1
-        self.setting.say(f"worker {hand.number} ({hand.who}) died and is replaced ({self._restarts} of at most {most}); its sites are asked again")
+        self.setting.say(
+            f"worker {hand.number} ({hand.who}) died and is replaced ({self._restarts} of at most {most}); its sites are asked again"
+        )
         self.hands[self.hands.index(hand)] = self._greeted(hand.number, self.cluster.hire())
 
     def _greeted(self, number: int, actor: Any) -> Hand:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -36,10 +37,17 @@ def run_on_ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
 
     Raises EngineError where workers cannot be had or die too often, and whatever their data or model raises.
     """
+    with on_ray(setting) as exchange:
+        return conduct(exchange)
+
+
+@contextmanager
+def on_ray(setting: Setting) -> Iterator["OnRay"]:
+    """An exchange with engine.workers Ray workers, which end with the block."""
     with joined(setting.experiment.engine) as cluster:
         job = Job(setting.experiment, setting.data.partition, setting.states.resolve(), secrets.token_hex(), _here())
         _write_probe(job)
-        return conduct(OnRay(setting.data, Crew(cluster, setting, job)))
+        yield OnRay(setting.data, Crew(cluster, setting, job))
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ class Worker:
     def hello(self) -> None:
         """Import what takes seconds, while the coordinator still opens its data."""
         import clients.answer
-        import clients.workbench
-        import fedvision.data.federation  # noqa: F401
+        import clients.workbench  # noqa: F401
 
     def set_up(self, job: Job) -> Ready:
         """Build the workbench and open the data; raises the DataError or ConfigError that this meets."""

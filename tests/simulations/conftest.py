@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_runs import CPUS, digits
 
 from fedvision.tracking.folder import RunFolder
-from ray_runs import CPUS, digits
 from simulations.run import simulate
+
 
 @pytest.fixture(scope="session")
 def a_ray() -> Iterator[Any]:

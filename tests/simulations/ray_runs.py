@@ -22,6 +22,6 @@ def digits(engine: dict[str, Any], **blocks: Any) -> Experiment:
     return validate(Experiment, values | blocks, "test")
 
 
-def on_ray(workers: int, **settings: Any) -> dict[str, Any]:
+def workers(number: int, **settings: Any) -> dict[str, Any]:
     """An engine block."""
-    return {"name": "ray", "workers": workers, **settings}
+    return {"name": "ray", "workers": number, **settings}

@@ -12,10 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from ray_runs import CPUS, digits, workers
 
 from fedvision.errors import ConfigError, DataError, EngineError
 from simulations.ray_cluster import check_room, join
-from ray_runs import CPUS, digits, on_ray
 
 
 def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "share", "nodes"),
+    ("asked", "share", "nodes"),
     [
         (3, 0.0, [node(2), node(1)]),
         (4, 0.5, [node(8, gpus=2)]),
@@ -32,12 +32,12 @@ def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, Any]:
         (10, 0.1, [node(16, gpus=1)]),
     ],
 )
-def test_workers_that_fit_are_let_through(workers: int, share: float, nodes: list[Any]) -> None:
-    check_room(digits(on_ray(workers, gpus_per_worker=share)).engine, nodes)
+def test_workers_that_fit_are_let_through(asked: int, share: float, nodes: list[Any]) -> None:
+    check_room(digits(workers(asked, gpus_per_worker=share)).engine, nodes)
 
 
 @pytest.mark.parametrize(
-    ("workers", "share", "nodes", "room"),
+    ("asked", "share", "nodes", "room"),
     [
         (4, 0.0, [node(2), node(1), node(64, alive=False)], 3),
         (5, 0.5, [node(8, gpus=2)], 4),
@@ -46,20 +46,20 @@ def test_workers_that_fit_are_let_through(workers: int, share: float, nodes: lis
         (1, 0.5, [node(8)], 0),
     ],
 )
-def test_workers_that_ray_would_wait_for_for_ever_are_refused(workers: int, share: float, nodes: list[Any], room: int) -> None:
-    with pytest.raises(EngineError, match=rf"engine.workers = {workers} .* room for {room} such workers; ask for fewer"):
-        check_room(digits(on_ray(workers, gpus_per_worker=share)).engine, nodes)
+def test_workers_that_ray_would_wait_for_for_ever_are_refused(asked: int, share: float, nodes: list[Any], room: int) -> None:
+    with pytest.raises(EngineError, match=rf"engine.workers = {asked} .* room for {room} such workers; ask for fewer"):
+        check_room(digits(workers(asked, gpus_per_worker=share)).engine, nodes)
 
 
 def test_one_and_a_half_gpus_are_refused() -> None:
     with pytest.raises(EngineError, match=r"engine.gpus_per_worker = 1.5: above 1, Ray gives whole GPUs only"):
-        join(digits(on_ray(1, gpus_per_worker=1.5)).engine)
+        join(digits(workers(1, gpus_per_worker=1.5)).engine)
 
 
 @pytest.mark.ray
 def test_more_workers_than_the_cluster_has_are_refused_at_once(a_ray: Any, run: Callable[..., Any]) -> None:
     with pytest.raises(EngineError, match=rf"engine.workers = {CPUS + 1} with one CPU each: Ray has {CPUS} CPUs"):
-        run("many", on_ray(CPUS + 1))
+        run("many", workers(CPUS + 1))
 
 
 @pytest.mark.ray
@@ -75,7 +75,7 @@ def test_what_a_worker_meets_while_it_is_set_up_is_raised_here(a_ray: Any, run: 
     from simulations.engines import Setting
     from simulations.ray_exchange import run_on_ray
 
-    setting = Setting(digits(on_ray(2), **experiment), open_federated(digits(on_ray(2))), tmp_path / "states", print)
+    setting = Setting(digits(workers(2), **experiment), open_federated(digits(workers(2))), tmp_path / "states", print)
     weights.unlink()
     with pytest.raises(ConfigError, match=r"^model.weights = '.*start.safetensors' cannot be read") as caught:
         run_on_ray(setting, lambda exchange: None)
@@ -90,10 +90,10 @@ def test_other_data_at_a_worker_than_at_the_coordinator_is_refused(a_ray: Any, t
     from simulations.engines import Setting
     from simulations.ray_exchange import run_on_ray
 
-    data = open_federated(digits(on_ray(1)))
+    data = open_federated(digits(workers(1)))
     other = Federated(data.dataset, replace(data.partition, fingerprint="0" * 64))
     with pytest.raises(DataError, match="a Ray worker finds other data than the coordinator: digits"):
-        run_on_ray(Setting(digits(on_ray(1)), other, tmp_path, print), lambda exchange: None)
+        run_on_ray(Setting(digits(workers(1)), other, tmp_path, print), lambda exchange: None)
 
 
 def command(out: Path, *settings: str) -> list[str]:
@@ -109,7 +109,11 @@ def command(out: Path, *settings: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [("127.0.0.1:1", "no Ray cluster answers there"), ("ray://head:10001", "give host:port"), ("127.0.0.1:99999", "no Ray cluster answers")],
+    [
+        ("127.0.0.1:1", "no Ray cluster answers there"),
+        ("ray://head:10001", "give host:port"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+    ],
 )
 def test_an_address_without_a_cluster_is_one_message(tmp_path: Path, address: str, says: str) -> None:
     done = subprocess.run(command(tmp_path / "run", f"engine.address={address}"), capture_output=True, text=True, timeout=120)
