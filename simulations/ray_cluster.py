@@ -5,6 +5,7 @@ data.  Whatever this process started ends with it, also when it is killed.
 """
 
 import contextlib
+import logging
 import math
 import os
 import shutil
@@ -25,6 +26,7 @@ _QUIET = {
     "RAY_task_events_report_interval_ms": "0",  # a record of each call, which only a dashboard would read
     "RAY_enable_metrics_collection": "0",
 }
+_ALONE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # how long Ray's helpers outlive a run that was killed; as shipped, 60
 
 
 @dataclass
@@ -100,10 +102,11 @@ def _start(engine: Engine) -> Cluster:
     """A Ray of our own, with as many CPUs as workers: whether they are more than the cores is the user's affair."""
     import ray
 
+    os.environ.update({name: value for name, value in _ALONE.items() if name not in os.environ})
     folder = tempfile.mkdtemp(prefix="fv-ray-")
     try:
         ray.init(
-            address="local", num_cpus=engine.workers, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL", _temp_dir=folder
+            address="local", num_cpus=engine.workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, _temp_dir=folder
         )  # fmt: skip
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if ray.is_initialized():
@@ -124,7 +127,7 @@ def _connect(address: str) -> None:
     try:
         if address != "auto":  # Ray would try for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, RuntimeError, ValueError, OverflowError, ray.exceptions.RayError) as error:
         raise EngineError(
             f"engine.address = {address}: no Ray cluster answers there ({in_a_line(error)}); start one with `ray start --head`, "

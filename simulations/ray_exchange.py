@@ -23,12 +23,12 @@ from fedvision.types import Exchange, Reply, Request, SiteId, State, TrainReques
 from simulations.engines import Setting
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
-from simulations.ray_worker import PROBE, Asked, Job
+from simulations.ray_worker import PROBE, Asked, Job, with_states
 
 T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
-CALL_SECONDS = 0.03  # worth of small sites in one call, so that Ray's own millisecond a call does not show
-CALL_BYTES = 4 << 20  # of replies in one call, so that the coordinator never holds many
+CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
+CALL_BYTES = 24 << 20  # of replies in one call, so that few wait to be folded
 _BROADCASTS_KEPT = 4  # states in shared memory: this round's, and what its evaluation and the next round may use again
 
 
@@ -124,8 +124,7 @@ class OnRay:
     def _message(self, base: Request) -> tuple[Any, ...]:
         """What `Worker.hear` takes after the number: the request without its tensors, and those by name and reference."""
         states = {"model": base.model, **(base.extras if isinstance(base, TrainRequest) else {})}
-        empty = {"model": {}, "extras": {}} if isinstance(base, TrainRequest) else {"model": {}}
-        return (replace(base, **empty), tuple(states), *(self._shared(state) for state in states.values()))
+        return (with_states(base, {"model": {}}), tuple(states), *(self._shared(state) for state in states.values()))
 
     def _shared(self, state: State) -> Any:
         """A reference to `state` in shared memory, where the same tensors are put once.  They never change in place, and

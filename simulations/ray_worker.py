@@ -85,8 +85,7 @@ class Worker:
     def hear(self, number: int, request: "Request", names: Sequence[str], *states: Arrays) -> None:
         """Keep request `number`, which the sites named later are asked; its `states` lie in shared memory, unwritable."""
         tensors = dict(zip(names, map(_tensors, states), strict=True))
-        model = tensors.pop("model")
-        self._heard = {number: replace(request, model=model, **({"extras": tensors} if tensors else {}))}
+        self._heard = {number: with_states(request, tensors)}
 
     def answer(self, number: int, asked: Sequence[Asked]) -> Answers:
         """The replies of some sites to the request heard last."""
@@ -96,6 +95,16 @@ class Worker:
         request = self._heard[number]
         replies = [answer(replace(request, counted=counted), self._data.site(site), self._bench) for site, counted in asked]
         return Answers(replies, time.perf_counter() - began, self._log.take())
+
+
+def with_states(request: "Request", states: Mapping[str, "State"]) -> "Request":
+    """`request` with the tensors in `states`: "model", and the extras of a request to train by their names."""
+    from fedvision.types import TrainRequest
+
+    extras = {name: state for name, state in states.items() if name != "model"}
+    if isinstance(request, TrainRequest):
+        return replace(request, model=states["model"], extras=extras)
+    return replace(request, model=states["model"])
 
 
 class _Kept(logging.Handler):

@@ -135,7 +135,7 @@ def test_half_a_round_that_nobody_waits_for_does_not_disturb_the_next(two_ways: 
 def test_a_thousand_small_sites_share_calls_and_large_ones_do_not(two_ways: tuple[OnRay, Inline]) -> None:
     exchange, _ = two_ways
     exchange._pace = {TrainRequest: 0.001, EvaluateRequest: 10.0}
-    assert [exchange._sites_a_call(TrainRequest, left) for left in (1000, 40, 4, 1)] == [30, 10, 1, 1]  # 30 ms; a fourth of what is left
+    assert [exchange._sites_a_call(TrainRequest, left) for left in (1000, 40, 4, 1)] == [100, 10, 1, 1]  # 100 ms; a fourth of what is left
     assert exchange._sites_a_call(EvaluateRequest, 1000) == 1
     exchange._pace.clear()
 
