@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,9 +49,10 @@ def simulate(
     if engine in {"inline", "flower"} and address is None:
         given["address"] = "null"
     experiment = _load(config, [*settings, *(f"engine.{key}={value}" for key, value in given.items() if value is not None)])
-    from simulations.run import simulate as run
+    with _under_way(experiment):
+        from simulations.run import simulate as run
 
-    _finish(*run(experiment, out, resume), as_json)
+        _finish(*run(experiment, out, resume), as_json)
 
 
 def centralised(config: Config, settings: Settings = [], out: Out = None, as_json: Json = False) -> None:  # noqa: B006
@@ -73,6 +75,15 @@ def _load(config: Path, settings: list[str]) -> "Experiment":
     from fedvision.experiment import load
 
     return load(config, settings)
+
+
+def _under_way(experiment: "Experiment") -> AbstractContextManager[None]:
+    """Ray takes seconds to come up: it may do so while torch is imported and the data is opened."""
+    if experiment.engine.name != "ray":
+        return nullcontext()
+    from simulations.ray_cluster import ahead
+
+    return ahead(experiment.engine)
 
 
 def _finish(folder: "RunFolder", summary: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,148 @@
+"""The workers of a run on Ray: set up side by side, replaced when they die, at most engine.max_restarts times in all."""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+
+from fedvision.errors import EngineError, FedvisionError
+from fedvision.experiment import has_site_state
+from fedvision.tracking.environment import differences, environment
+from simulations.engines import Setting
+from simulations.ray_cluster import START_SECONDS, Cluster, in_a_line
+from simulations.ray_worker import Job, Ready
+
+DEATHS = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, NodeDiedError, TaskUnschedulableError)
+_LOOK_SECONDS = 2.0  # between two looks at whether a worker is late in coming up
+
+log = logging.getLogger("fedvision.ray")
+
+
+@dataclass(eq=False)
+class Hand:
+    """One worker.  coming: what it will answer next on its way to be of use; None once it is.  heard: the last request
+    that it was told; late: until when its process has to be there."""
+
+    number: int
+    actor: Any
+    coming: Any
+    late: float | None
+    heard: int = -1
+    gone: bool = False
+    who: str = "not up yet"
+
+
+class Crew:
+    """Hands that are set up for one run."""
+
+    def __init__(self, cluster: Cluster, setting: Setting, job: Job):
+        self.cluster, self.setting = cluster, setting
+        self.experiment = setting.experiment
+        self._job = ray.put(job)
+        self._device: str | None = None
+        self._restarts = 0
+        self.vector_bytes = 0
+        self.hands = [self._greeted(number, actor) for number, actor in enumerate(cluster.actors)]
+        while any(hand.coming is not None for hand in self.hands):
+            self.wait([])
+
+    def able(self) -> list[Hand]:
+        """The hands that can be given work."""
+        return [hand for hand in self.hands if hand.coming is None]
+
+    def wait(self, work: Iterable[Any]) -> Any | None:
+        """The first of `work`'s references to be there, or None when something else has happened."""
+        coming = {hand.coming: hand for hand in self.hands if hand.coming is not None}
+        done, _ = ray.wait([*work, *coming], num_returns=1, timeout=_LOOK_SECONDS if coming else None)
+        if done and done[0] not in coming:
+            return done[0]
+        if done:
+            self._came(coming[done[0]])
+        for hand in self.hands:
+            if hand.coming is not None and hand.late is not None and time.monotonic() > hand.late:
+                raise EngineError(
+                    f"a Ray worker's process was not there after {START_SECONDS:.0f} s: of engine.workers = {len(self.hands)}, "
+                    f"{len(self.able())} are; free of the cluster now: {_shown(ray.available_resources())}; ask for fewer workers, or wait"
+                )
+        return None
+
+    def died(self, hand: Hand, error: RayError) -> None:
+        """Put another worker in the place of `hand`; EngineError where that has been done too often."""
+        if hand.gone:
+            return
+        hand.gone = True
+        self.cluster.dismiss(hand.actor)
+        what = f"Ray worker {hand.number} ({hand.who}) died: {in_a_line(error)}"
+        log.warning(what)
+        most = self.experiment.engine.max_restarts
+        if self._restarts >= most:
+            raise EngineError(
+                f"{what}; engine.max_restarts = {most} replacements are used up: look whether memory is short (fewer workers, smaller "
+                "training.batch_size), or raise it"
+            ) from error
+        self._restarts += 1
+        self.setting.say(
+            f"worker {hand.number} ({hand.who}) died and is replaced ({self._restarts} of at most {most}); its sites are asked again"
+        )
+        self.hands[self.hands.index(hand)] = self._greeted(hand.number, self.cluster.hire())
+
+    def _greeted(self, number: int, actor: Any) -> Hand:
+        return Hand(number, actor, actor.hello.remote(), time.monotonic() + START_SECONDS)
+
+    def _came(self, hand: Hand) -> None:
+        """A hand's process is there, or it is set up, or neither."""
+        try:
+            said = ray.get(hand.coming)
+        except RayTaskError as error:
+            raise plain(error) from error
+        except DEATHS as error:
+            if "Failed to import" in str(error) or "failed to import" in str(error):
+                raise EngineError(f"fedvision, in this version, is not installed where a Ray worker runs: {in_a_line(error)}") from error
+            self.died(hand, error)
+            return
+        if hand.late is not None:
+            hand.late, hand.coming = None, hand.actor.set_up.remote(self._job)
+        else:
+            self._check(said)
+            hand.who = f"process {said.pid} on node {said.node[:8]}"
+            hand.coming = None
+
+    def _check(self, ready: Ready) -> None:
+        """EngineError where this worker would make other results than the others; a word where it might make other bytes."""
+        if has_site_state(self.experiment) and not ready.sees_states:
+            raise EngineError(
+                f"strategy.name = {self.experiment.strategy.name} keeps states of the sites in {self.setting.states}, and the worker on Ray node "
+                f"{ready.node[:8]} does not see that folder: put the run (--out) on a file system that all nodes share, or use one node"
+            )
+        if self._device not in (None, ready.device):
+            raise EngineError(
+                f"engine.device = {self.experiment.engine.device}: some Ray workers have {self._device} and some {ready.device}, which "
+                "compute other bytes; set engine.device to cpu, or engine.gpus_per_worker so that each has a share of a GPU"
+            )
+        self._device, self.vector_bytes = ready.device, ready.vector_bytes
+        if ready.environment is not None:
+            for difference in differences(environment(self.experiment), ready.environment):
+                self.setting.say(f"note: the bytes may differ from other runs': here and on Ray node {ready.node[:8]}, {difference}")
+
+
+def plain(error: RayTaskError) -> BaseException:
+    """The error of ours that was raised in a worker; Ray's own, with its traceback, where it was none of ours."""
+    cause = error.cause
+    return cause if isinstance(cause, FedvisionError) else error
+
+
+def _shown(resources: dict[str, float]) -> str:
+    return ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))

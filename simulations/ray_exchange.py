@@ -1,0 +1,174 @@
+"""The exchange over Ray workers: each free worker gets the next sites, and replies come as they are made.
+
+A request's model travels once: it is put into Ray's shared memory, and workers read it there.  Replies lie there too
+until they are folded; each worker has at most two calls open, so that few replies wait, and no worker does.
+"""
+
+import logging
+import math
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayTaskError
+
+from fedvision.data.federation import Federated
+from fedvision.errors import RunFolderError
+from fedvision.types import Exchange, Reply, Request, SiteId, State, TrainRequest
+from simulations.engines import Setting
+from simulations.ray_cluster import joined
+from simulations.ray_crew import DEATHS, Crew, Hand, plain
+from simulations.ray_worker import PROBE, Asked, Job, with_states
+
+T = TypeVar("T")
+OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
+CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
+CALL_BYTES = 24 << 20  # of replies in one call, so that few wait to be folded
+_BROADCASTS_KEPT = 4  # states in shared memory: this round's, and what its evaluation and the next round may use again
+
+
+def run_on_ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
+    """What `conduct` makes of an exchange with engine.workers Ray workers; they end with it.
+
+    Raises EngineError where workers cannot be had or die too often, and whatever their data or model raises.
+    """
+    with on_ray(setting) as exchange:
+        return conduct(exchange)
+
+
+@contextmanager
+def on_ray(setting: Setting) -> Iterator["OnRay"]:
+    """An exchange with engine.workers Ray workers, which end with the block."""
+    with joined(setting.experiment.engine) as cluster:
+        job = Job(setting.experiment, setting.data.partition, setting.states.resolve(), secrets.token_hex(), _here())
+        _write_probe(job)
+        yield OnRay(setting.data, Crew(cluster, setting, job))
+
+
+@dataclass(frozen=True)
+class Call:
+    """Sites that one worker was asked about in one call."""
+
+    hand: Hand
+    number: int
+    asked: Sequence[Asked]
+
+
+class OnRay:
+    """The sites of `data`, served by a crew."""
+
+    def __init__(self, data: Federated, crew: Crew):
+        self.data, self.crew = data, crew
+        self._worked = 0.0
+        self._pace: dict[type, float] = {}  # seconds a site, by the kind of request
+        self._said = 0  # requests so far, which are known to the workers by number
+        self._states: OrderedDict[Any, tuple[State, Any]] = OrderedDict()
+
+    def sites(self) -> Sequence[SiteId]:
+        """Every site of the partition."""
+        return self.data.sites
+
+    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+        """Replies in the order in which workers make them.  A worker that dies is replaced, and its sites asked again."""
+        for base, asked in _by_message(requests):
+            yield from self._ask(base, deque(asked))
+
+    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
+        self._said += 1
+        message = self._message(base)
+        calls: dict[Any, Call] = {}
+        while queue or calls:
+            self._hand_out(message, type(base), queue, calls)
+            if (done := self.crew.wait(calls)) is None:
+                continue
+            call = calls.pop(done)
+            try:
+                answers = ray.get(done)
+            except RayTaskError as error:
+                raise plain(error) from error
+            except DEATHS as error:
+                queue.extendleft(reversed(call.asked))
+                self.crew.died(call.hand, error)
+                continue
+            del done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
+            self._hand_out(message, type(base), queue, calls)
+            self._worked += answers.seconds
+            self._pace[type(base)] = answers.seconds / len(answers.replies)
+            for name, level, text in answers.log:
+                logging.getLogger(name).log(level, "%s", text)
+            yield from answers.replies
+
+    def _hand_out(self, message: tuple[Any, ...], kind: type, queue: deque[Asked], calls: dict[Any, Call]) -> None:
+        """Give every able hand its next sites, up to OPEN_CALLS calls."""
+        for _ in range(OPEN_CALLS):
+            for hand in self.crew.able():
+                if queue and sum(call.hand is hand for call in calls.values()) < OPEN_CALLS:
+                    asked = [queue.popleft() for _ in range(min(len(queue), self._sites_a_call(kind, len(queue))))]
+                    if hand.heard != self._said:
+                        hand.actor.hear.remote(self._said, *message)
+                        hand.heard = self._said
+                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, self._said, asked)
+
+    def _sites_a_call(self, kind: type, left: int) -> int:
+        """Many small sites, or one large one; fewer and fewer, so that all workers end together."""
+        fair = math.ceil(left / (OPEN_CALLS * len(self.crew.hands)))
+        quick = CALL_SECONDS / max(self._pace[kind], 1e-6) if kind in self._pace else 1
+        room = CALL_BYTES // self.crew.vector_bytes if kind is TrainRequest else left
+        return max(1, int(min(fair, quick, room)))
+
+    def _message(self, base: Request) -> tuple[Any, ...]:
+        """What `Worker.hear` takes after the number: the request without its tensors, and those by name and reference."""
+        states = {"model": base.model, **(base.extras if isinstance(base, TrainRequest) else {})}
+        return (with_states(base, {"model": {}}), tuple(states), *(self._shared(state) for state in states.values()))
+
+    def _shared(self, state: State) -> Any:
+        """A reference to `state` in shared memory, where the same tensors are put once.  They never change in place, and
+        are held here, so that their identities stay theirs."""
+        key = tuple((name, id(tensor)) for name, tensor in state.items())
+        if key not in self._states:
+            self._states[key] = (state, ray.put({name: tensor.detach().cpu().numpy() for name, tensor in state.items()}))
+        self._states.move_to_end(key)
+        while len(self._states) > _BROADCASTS_KEPT:
+            self._states.popitem(last=False)
+        return self._states[key][1]
+
+    def clock(self) -> float:
+        """The wall's."""
+        return time.monotonic()
+
+    def busy(self) -> float:
+        """Seconds that the workers have worked, over their number."""
+        return self._worked / len(self.crew.hands)
+
+    def close(self) -> None:
+        """Nothing to let go: the workers end with `run_on_ray`."""
+
+
+def _by_message(requests: Mapping[SiteId, Request]) -> Iterator[tuple[Request, list[Asked]]]:
+    """The sites that are sent the same but for what of theirs counted, and the message without that."""
+    groups: dict[Any, tuple[Request, list[Asked]]] = {}
+    for site, request in requests.items():
+        what = (request.attempt, id(request.extras)) if isinstance(request, TrainRequest) else (request.part,)
+        key = (type(request), request.run, request.round, id(request.model), *what)
+        if key not in groups:
+            groups[key] = (replace(request, counted=None), [])
+        groups[key][1].append((site, request.counted))
+    yield from groups.values()
+
+
+def _here() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _write_probe(job: Job) -> None:
+    try:
+        job.states.mkdir(parents=True, exist_ok=True)
+        (job.states / PROBE).write_text(job.probe)
+    except OSError as error:
+        raise RunFolderError(f"{job.states} cannot be written: {error.strerror}; give --out a folder that can") from None

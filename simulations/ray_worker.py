@@ -1,0 +1,161 @@
+"""One Ray worker: a workbench and the data, set up once, answering for whichever sites it is given."""
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedvision.data.federation import Federated
+    from fedvision.data.partition import Partition
+    from fedvision.experiment import Experiment
+    from fedvision.types import Reply, Request, SiteId, State
+
+PROBE = ".seen-by-workers"  # file among the sites' states, so that a worker finds out whether its folder is the same one
+Arrays = Mapping[str, "np.ndarray"]
+Asked = tuple["SiteId", int | None]  # a site, and the last round of it that counted
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know of a run.  home: the coordinator's node; probe: what states/PROBE holds."""
+
+    experiment: "Experiment"
+    partition: "Partition"
+    states: Path
+    probe: str
+    home: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker that is set up.  environment: only where it may differ, on another node than the coordinator's."""
+
+    node: str
+    pid: int
+    vector_bytes: int
+    device: str
+    sees_states: bool
+    environment: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Replies of some sites, the wall seconds that they took, and what was logged meanwhile: (logger, level, text)."""
+
+    replies: list["Reply"]
+    seconds: float
+    log: list[tuple[str, int, str]]
+
+
+class Worker:
+    """The actor.  Calls run one after the other, in the order in which the coordinator made them."""
+
+    def __init__(self) -> None:
+        self._heard: dict[int, Request] = {}
+        self._log = _Kept()
+        logging.getLogger("fedvision").addHandler(self._log)
+
+    def hello(self) -> None:
+        """Import what takes seconds, while the coordinator still opens its data."""
+        import clients.answer
+        import clients.workbench  # noqa: F401
+
+    def set_up(self, job: Job) -> Ready:
+        """Build the workbench and open the data; raises the DataError or ConfigError that this meets."""
+        import os
+
+        import ray
+
+        from clients.workbench import Workbench
+
+        self._data = data = _open(job)
+        self._bench = bench = Workbench.set_up(job.experiment, data.shape, data.classes, len(data.sites), job.states)
+        node = ray.get_runtime_context().get_node_id()
+        return Ready(
+            node, os.getpid(), bench.layout.size * bench.layout.dtype.itemsize, bench.device.type,
+            sees_states=_sees(job), environment=_environment(job) if node != job.home else None,
+        )  # fmt: skip
+
+    def hear(self, number: int, request: "Request", names: Sequence[str], *states: Arrays) -> None:
+        """Keep request `number`, which the sites named later are asked; its `states` lie in shared memory, unwritable."""
+        tensors = dict(zip(names, map(_tensors, states), strict=True))
+        self._heard = {number: with_states(request, tensors)}
+
+    def answer(self, number: int, asked: Sequence[Asked]) -> Answers:
+        """The replies of some sites to the request heard last."""
+        from clients.answer import answer
+
+        began = time.perf_counter()
+        request = self._heard[number]
+        replies = [answer(replace(request, counted=counted), self._data.site(site), self._bench) for site, counted in asked]
+        return Answers(replies, time.perf_counter() - began, self._log.take())
+
+
+def with_states(request: "Request", states: Mapping[str, "State"]) -> "Request":
+    """`request` with the tensors in `states`: "model", and the extras of a request to train by their names."""
+    from fedvision.types import TrainRequest
+
+    extras = {name: state for name, state in states.items() if name != "model"}
+    if isinstance(request, TrainRequest):
+        return replace(request, model=states["model"], extras=extras)
+    return replace(request, model=states["model"])
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged, for the coordinator's log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record, with its traceback."""
+        self._records.append((record.name, record.levelno, self.format(record)))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """What was kept since the last time."""
+        taken, self._records = self._records, []
+        return taken
+
+
+def _tensors(arrays: Arrays) -> "State":
+    """Tensors over the same memory; nobody writes to what came in a message, as `fedvision.types.State` has it."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _open(job: Job) -> "Federated":
+    """This worker's own view of the data, dealt out as the coordinator dealt it."""
+    from fedvision.data.datasets import DATASETS
+    from fedvision.data.federation import Federated
+    from fedvision.errors import DataError
+
+    dataset = DATASETS[job.experiment.data.dataset].open(job.experiment.data)
+    if (found := dataset.fingerprint()) != job.partition.fingerprint:
+        raise DataError(
+            f"a Ray worker finds other data than the coordinator: {job.experiment.data.dataset} has the fingerprint {found} there, and "
+            f"{job.partition.fingerprint} here; give every node the same files"
+        )
+    return Federated(dataset, job.partition)
+
+
+def _sees(job: Job) -> bool:
+    try:
+        return (job.states / PROBE).read_text() == job.probe
+    except OSError:
+        return False
+
+
+def _environment(job: Job) -> dict[str, Any]:
+    from fedvision.tracking.environment import environment
+
+    return environment(job.experiment)

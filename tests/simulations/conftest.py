@@ -1,0 +1,33 @@
+"""One Ray for all tests of a session, and runs on digits that are over in a second."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_runs import CPUS, digits
+
+from fedvision.tracking.folder import RunFolder
+from simulations.run import simulate
+
+
+@pytest.fixture(scope="session")
+def a_ray() -> Iterator[Any]:
+    """Ray with room for CPUS workers, whatever the machine has."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    import ray
+
+    ray.init(address="local", num_cpus=CPUS, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., tuple[RunFolder, dict[str, Any]]]:
+    """Simulate digits over six sites; `engine` is its block, the rest replaces top-level blocks."""
+
+    def go(name: str, engine: dict[str, Any], **blocks: Any) -> tuple[RunFolder, dict[str, Any]]:
+        return simulate(digits(engine, **blocks), tmp_path / name, None, quiet=True)
+
+    return go
