@@ -3,6 +3,7 @@
 import logging
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,7 +83,7 @@ def _answer(message: Message, context: Context) -> Reply:
 
 def _declined(message: Message, error: Exception) -> Declined:
     """Which error, and where: a failure before the site could be asked.  Its words may hold a path or a patient's name."""
-    fields = message.content.config_records.get("request", {}) if message.has_content() else {}
+    fields: Mapping[str, object] = message.content.config_records.get("request", {}) if message.has_content() else {}
     site, round = SiteId(str(fields.get("site", ""))), fields.get("round")
     frame = traceback.extract_tb(error.__traceback__)[-1]
     code = "cannot_open" if isinstance(error, FedvisionError) else "error"

@@ -117,7 +117,7 @@ def main() -> None:
     """Run the command line; errors that fedvision raises on purpose are one message and an exit code, never a traceback."""
     _mount()
     try:
-        app(standalone_mode=False) if not _completing() else app()
+        sys.exit(app(standalone_mode=False) if not _completing() else app())  # typer returns 130 for Ctrl-C
     except FedvisionError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
