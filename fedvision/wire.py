@@ -33,6 +33,7 @@ FLOWER_ERRORS = {
     3: "the request was lost",
     4: "the reply was lost",
     5: "node unavailable",
+    6: "a condition of the client app was not met",
     7: "the bundle was refused",
     8: "the client app crashed",
 }

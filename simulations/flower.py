@@ -6,14 +6,20 @@ Flower unchanged.  `simulations/app.py` is the other way in, `flwr run .`.
 
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
 
 from fedvision.errors import EngineError
 from fedvision.types import Exchange
 from simulations.engines import Setting
+
+if TYPE_CHECKING:
+    from fedvision.wire import Premises
 
 T = TypeVar("T")
 
@@ -35,7 +41,14 @@ def run_on_flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
     engine = setting.experiment.engine
     setting.say(f"starting Flower's runtime with {engine.workers} worker{'s' if engine.workers > 1 else ''} (about 15 s)")
     sites = setting.data.sites
-    conductor = Conductor(conduct, sites, premises(setting), engine.workers)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    started: set[psutil.Process] = set()
+
+    def watched(exchange: Exchange) -> T:
+        started.update(_started_since(before))  # while they are still below this process
+        return conduct(exchange)
+
+    conductor = Conductor(watched, sites, premises(setting), engine.workers)
     with _quiet(), _environment_kept():
         try:
             run_simulation(conductor.app(), client, len(sites), backend_config=_backend(engine.workers, engine.gpus_per_worker))
@@ -43,10 +56,37 @@ def run_on_flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
             conductor.halt(interrupt)
         except Exception as error:  # whatever its runtime fails with is of no type: RuntimeError, ValueError, Ray's own
             conductor.halt(EngineError(f"Flower's runtime stopped: {_root(error)}; run.log has what it says"))
+        finally:
+            _end(started | _started_since(before))
     return conductor.outcome()
 
 
-def premises(setting: Setting) -> Any:
+def _started_since(before: set[int]) -> set[psutil.Process]:
+    """What runs below this process and is not in `before`."""
+    return {process for process in psutil.Process().children(recursive=True) if process.pid not in before}
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """Wait for `processes` a moment, then end them: Ray leaves its workers behind to end themselves, and, interrupted
+    while it starts, forgets its own servers."""
+    for end in (None, psutil.Process.terminate, psutil.Process.kill):
+        if end is not None:
+            for process in filter(_alive, processes):
+                with suppress(psutil.NoSuchProcess):
+                    end(process)
+        until = time.monotonic() + 3
+        while any(map(_alive, processes)) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def premises(setting: Setting) -> "Premises":
     """What the workers need to open the sites: the partition is read from the run's folder, and written there if need be."""
     from fedvision.wire import Premises
 

@@ -1,5 +1,6 @@
 """The Exchange over Flower's Grid, and the ServerApp: on a Grid that runs the real ClientApp in this process."""
 
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -291,7 +292,7 @@ def test_a_halt_ends_rounds_that_wait_for_replies(setting: Setting, where: Premi
         return list(exchange.ask({setting.data.sites[0]: TrainRequest("run", 0, 1, weights(setting.experiment))}))
 
     def interrupted(reply: Message) -> None:
-        job._halt = KeyboardInterrupt()
+        threading.Thread(target=job.halt, args=[KeyboardInterrupt()]).start()  # as the main thread does, while this one waits
 
     with pytest.raises(KeyboardInterrupt):
         ran(job, InProcessGrid(spoil=for_site(0, interrupted))).outcome()
