@@ -5,6 +5,7 @@
     ├── DataError                 exit 1   images, labels or manifests that cannot be used
     │   └── CorruptImage
     ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
+    ├── Malformed                 (caught at both ends of a network: a message that does not hold what it should)
     ├── OutOfRange                (caught by the site: a value that the run's fixed point cannot hold -> Declined)
     ├── RoundFailed               exit 1   a round that did not get its minimum number of replies
     ├── EngineError               exit 1   workers or a cluster that cannot be started or died for good
@@ -40,6 +41,10 @@ class UpdateRefused(FedvisionError):
     def __init__(self, code: str, message: str):
         super().__init__(message)
         self.code = code
+
+
+class Malformed(FedvisionError):
+    """A message that does not hold what it should: names the part that is wrong, and never its content."""
 
 
 class OutOfRange(FedvisionError):

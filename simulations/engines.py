@@ -49,4 +49,5 @@ def flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
     return run_on_flower(setting, conduct)
 
 
-ENGINES: dict[str, Callable[[Setting, Callable[[Exchange], Any]], Any]] = {"inline": inline, "ray": ray, "flower": flower}
+Engine = Callable[[Setting, Callable[[Exchange], Any]], Any]
+ENGINES: dict[str, Engine] = {"inline": inline, "ray": ray, "flower": flower}

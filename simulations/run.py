@@ -22,14 +22,16 @@ from fedvision.types import Exchange
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled
-from simulations.engines import ENGINES, Setting
+from simulations.engines import ENGINES, Engine, Setting
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
 
 
-def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quiet: bool = False) -> tuple[RunFolder, dict[str, Any]]:
-    """Run (or go on with) a federated simulation; its folder and its summary."""
+def simulate(
+    experiment: Experiment, out: Path | None, resume: Path | None, quiet: bool = False, engine: Engine | None = None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """Run (or go on with) a federated simulation; its folder and its summary.  engine: another than engine.name's."""
     folder, data = set_up(experiment, "simulate", out, resume)
     with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites, engine {experiment.engine.name}, run folder {folder.path}")
@@ -42,7 +44,7 @@ def simulate(experiment: Experiment, out: Path | None, resume: Path | None, quie
 
         setting = Setting(experiment, data, folder.path / "sites", display.message)
         try:
-            summary = ENGINES[experiment.engine.name](setting, conduct)
+            summary = (engine or ENGINES[experiment.engine.name])(setting, conduct)
         except BaseException:
             display.finish()
             display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
