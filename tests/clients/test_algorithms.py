@@ -44,7 +44,9 @@ def change(bench: Workbench, update: object, field: str = "weights") -> dict[str
     return {name: total.tensor(field, name, over) for name in bench.layout.slots[field]}
 
 
-def by_hand(bench: Workbench, site: object, request: TrainRequest, adjust: Callable[[str, torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+def by_hand(
+    bench: Workbench, site: object, request: TrainRequest, adjust: Callable[[str, torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """SGD written out: w ← w − η (∇F(w) + adjust(name, w)), over the same batches."""
     from clients.training import batches
 

@@ -10,7 +10,11 @@ from fedvision.sums import CHUNK, COUNT, Encoder, Field, Layout, Total
 
 
 def layout(size: int = 3, bits: int = 64, most: int = 4, limit: float = 16.0, divisor: int = 1000) -> Layout:
-    fields = (Field("weights", {"w": (size,)}, limit), Field("loss", {"": ()}, 100.0), Field(COUNT, {"": ()}, divisor, weighted=False, whole=True))
+    fields = (
+        Field("weights", {"w": (size,)}, limit),
+        Field("loss", {"": ()}, 100.0),
+        Field(COUNT, {"": ()}, divisor, weighted=False, whole=True),
+    )
     return Layout(fields, bits, most, divisor)
 
 
@@ -135,5 +139,12 @@ def test_the_norm_of_an_update_is_that_of_its_numbers_before_weighting() -> None
 
 
 def test_two_layouts_that_mean_other_numbers_have_other_digests() -> None:
-    digests = {layout().digest, layout(size=4).digest, layout(limit=8.0).digest, layout(bits=32).digest, layout(most=9).digest, layout(divisor=7).digest}
+    digests = {
+        layout().digest,
+        layout(size=4).digest,
+        layout(limit=8.0).digest,
+        layout(bits=32).digest,
+        layout(most=9).digest,
+        layout(divisor=7).digest,
+    }
     assert len(digests) == 6 and layout().digest == layout().digest

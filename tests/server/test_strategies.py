@@ -84,7 +84,9 @@ def test_scaffold_moves_c_by_the_share_of_the_sites_that_took_part() -> None:
 
 
 @pytest.mark.parametrize(("updates", "middle"), [([[1, 5], [9, -5], [2, 4]], [2, 4]), ([[1, 5], [9, -5], [2, 4], [3, 3]], [2.5, 3.5])])
-def test_the_median_takes_each_coordinate_by_itself_and_one_site_cannot_move_it_far(updates: list[list[float]], middle: list[float]) -> None:
+def test_the_median_takes_each_coordinate_by_itself_and_one_site_cannot_move_it_far(
+    updates: list[list[float]], middle: list[float]
+) -> None:
     here = layout()
     rule, stack = strategy("median"), Updates(here, 4, 1e9)
     for number, update in enumerate(updates):

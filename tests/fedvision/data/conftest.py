@@ -26,9 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def experiment() -> Callable[..., Experiment]:
     """An experiment of the blocks that matter here, through the config's own checks."""
 
-    def make(
-        partition: dict[str, Any], server: dict[str, float] | None = None, seed: int = 0, **data: Any
-    ) -> Experiment:
+    def make(partition: dict[str, Any], server: dict[str, float] | None = None, seed: int = 0, **data: Any) -> Experiment:
         values = {
             "seed": seed,
             "data": {"dataset": "digits", **data},
@@ -46,9 +44,7 @@ def experiment() -> Callable[..., Experiment]:
 def toy() -> Callable[..., Dataset]:
     """A data set whose image number n is full of the value n (modulo 256)."""
 
-    def make(
-        labels: Sequence[int], subjects: Sequence[str] | None = None, channels: int = 1, **columns: Any
-    ) -> Dataset:
+    def make(labels: Sequence[int], subjects: Sequence[str] | None = None, channels: int = 1, **columns: Any) -> Dataset:
         n, classes = len(labels), max(labels) + 1
         images = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, channels, 4, 4), np.uint8)
         given = None if subjects is None else np.array(subjects)

@@ -12,9 +12,7 @@ from fedvision.data.partition import SERVER
 from fedvision.errors import DataError
 from fedvision.experiment import Digits, Elpv, Mnist5k
 
-needs_elpv = pytest.mark.skipif(
-    importlib.util.find_spec("elpv_dataset") is None, reason="elpv: pip install --no-deps elpv-dataset"
-)
+needs_elpv = pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="elpv: pip install --no-deps elpv-dataset")
 
 
 def test_digits_are_1797_images_that_use_the_whole_scale():

@@ -59,13 +59,8 @@ def _metrics(quality: float) -> dict[str, float]:
 def _evaluation(number: int, rounds: int, sites: list[str]) -> dict[str, Any]:
     random = stream(1, "evaluation", number)
     level = 0.97 - 0.85 * float(np.exp(-5.0 * (number + 1) / rounds)) + float(random.normal(0, 0.006))
-    per_site = {
-        site: _metrics(level - 0.12 * abs(float(stream(1, site).normal())) + float(random.normal(0, 0.01)))
-        for site in sites
-    }
-    columns = {
-        name: [metrics[name] for metrics in per_site.values()] for name in ("accuracy", "balanced_accuracy", "loss")
-    }
+    per_site = {site: _metrics(level - 0.12 * abs(float(stream(1, site).normal())) + float(random.normal(0, 0.01))) for site in sites}
+    columns = {name: [metrics[name] for metrics in per_site.values()] for name in ("accuracy", "balanced_accuracy", "loss")}
     worst = min(per_site, key=lambda site: per_site[site]["accuracy"])
     return {
         "server": {"validation": _metrics(level - 0.004), "test": _metrics(level)},
@@ -182,9 +177,7 @@ def make_run(
         folder.summary()
         | {
             "status": status,
-            "error": "RoundFailed: round 13: 2 sites trained, and federation.min_replies is 5"
-            if status == "failed"
-            else None,
+            "error": "RoundFailed: round 13: 2 sites trained, and federation.min_replies is 5" if status == "failed" else None,
             "rounds": done,
             "metrics": {} if not evaluated else last["sites"]["mean"] if kind == "local" else last["server"]["test"],
             "sites": sites_end,

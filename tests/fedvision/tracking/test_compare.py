@@ -63,9 +63,7 @@ def test_runs_in_different_environments_or_unfinished_or_on_other_data_are_warne
     b.write_environment(a.environment() | {"cpu": "Intel Xeon"})
     warnings = compare([a.path, b.path]).warnings
     assert warnings[0] == "b is interrupted, not completed: its figures are not final."
-    assert (
-        "different environments, so that their bytes need not agree: CPU: AMD EPYC 7B13 and Intel Xeon." in warnings[1]
-    )
+    assert "different environments, so that their bytes need not agree: CPU: AMD EPYC 7B13 and Intel Xeon." in warnings[1]
     assert warnings[2] == "In a and b, the sites hold different data."
 
 

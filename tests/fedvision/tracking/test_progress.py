@@ -73,9 +73,7 @@ def test_on_a_terminal_the_line_lives_and_is_gone_at_the_end() -> None:
         assert "(server test)" in progress._line().plain and progress._line().plain.endswith(" left")
         progress.message("kept")
     assert "kept" in stream.getvalue()
-    assert (
-        stream.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in stream.getvalue()
-    )  # erased, and the cursor shown again
+    assert stream.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in stream.getvalue()  # erased, and the cursor shown again
 
 
 def test_on_a_narrow_terminal_the_live_line_is_cut_and_never_folded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,7 @@ class Page(HTMLParser):
         values = dict(attributes)
         if tag == "section":
             self.sections.append(values["id"] or "")
-        self.loads += [
-            value or "" for name, value in attributes if name in {"src", "href", "xlink:href", "data", "srcset"}
-        ]
+        self.loads += [value or "" for name, value in attributes if name in {"src", "href", "xlink:href", "data", "srcset"}]
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
@@ -62,10 +60,7 @@ def test_a_completed_run_has_every_section_and_a_verdict(run: Runs) -> None:
     page = Page(draw_report(folder.path))
     assert page.sections == EVERY_SECTION
     accuracy = folder.rounds()[-1]["evaluation"]["server"]["test"]["accuracy"]
-    assert (
-        "FedAvg trained the model cnn on mnist5k, held by 20 sites (dirichlet, α = 0.5), for 30 rounds in 39.0 s."
-        in page.text
-    )
+    assert "FedAvg trained the model cnn on mnist5k, held by 20 sites (dirichlet, α = 0.5), for 30 rounds in 39.0 s." in page.text
     assert f"It reached accuracy {accuracy:.3f} (server test)." in page.text
     assert f"fedvision simulate {folder.path}/config.yaml" in page.text
     assert folder.summary()["model_sha256"] in page.text
@@ -140,11 +135,7 @@ def test_a_centralised_run_speaks_of_epochs_and_has_no_participation(run: Runs) 
 def test_a_private_run_that_records_no_sites_is_drawn(run: Runs) -> None:
     folder = run(rounds=3)
     kept = [
-        {
-            key: value
-            for key, value in record.items()
-            if key not in {"asked", "answered", "missing", "declined", "refused"}
-        }
+        {key: value for key, value in record.items() if key not in {"asked", "answered", "missing", "declined", "refused"}}
         for record in folder.rounds()
     ]
     folder.truncate_rounds(0)

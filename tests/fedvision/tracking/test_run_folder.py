@@ -120,16 +120,12 @@ def test_without_out_two_runs_of_one_second_get_two_folders(tmp_path: Path, monk
 
 def test_a_folder_that_cannot_be_written_is_an_error_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        RunFolderError, match=r"cannot be written: Not a directory; give a folder that you may write with --out"
-    ):
+    with pytest.raises(RunFolderError, match=r"cannot be written: Not a directory; give a folder that you may write with --out"):
         RunFolder.create(experiment_of(), "simulate", tmp_path / "file" / "run")
 
 
 def test_a_disk_without_the_room_is_an_error_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(
-        RunFolderError, match=r"needs about 4,398,046,511,104 MiB and its disk has [\d,]+ MiB free; make room"
-    ):
+    with pytest.raises(RunFolderError, match=r"needs about 4,398,046,511,104 MiB and its disk has [\d,]+ MiB free; make room"):
         RunFolder.create(experiment_of(), "simulate", tmp_path / "run", needed_bytes=2**62)
     assert not (tmp_path / "run").exists()
 
@@ -146,9 +142,7 @@ def test_a_disk_that_fills_up_in_a_round_loses_none_before_it(folder: RunFolder)
     folder.append_round({"round": 0})
     summary = folder.summary()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(
-        signal.SIGXFSZ, signal.SIG_IGN
-    )  # so that the limit is an error of the write, like a full disk
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that the limit is an error of the write, like a full disk
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         with pytest.raises(RunFolderError, match=r"the rounds before 1 are kept"):
@@ -176,9 +170,7 @@ while True:
 
 
 def test_after_kill_9_every_round_that_was_reported_is_there(folder: RunFolder) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITES_UNTIL_KILLED, folder.path], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", WRITES_UNTIL_KILLED, folder.path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         reported = [int(process.stdout.readline()) for _ in range(5)]
         process.kill()
