@@ -89,7 +89,7 @@ def test_no_sum_of_the_largest_cohort_at_the_limit_wraps() -> None:
 
 
 def test_an_encoding_too_coarse_to_be_of_use_is_refused_before_anything_trains() -> None:
-    with pytest.raises(ConfigError, match="take encoding.bits = 64"):
+    with pytest.raises(ConfigError, match=r"take encoding\.bits = 64"):
         layout(bits=32, most=2**27)
     with pytest.raises(ConfigError, match="cannot hold the sum"):
         layout(bits=32, most=1000, divisor=10**7)
