@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from fedvision.data.site import Examples
+from fedvision.errors import UpdateRefused
 
 Sums = Mapping[str, np.ndarray]
+LARGEST_SUM = 2**50  # of one site; 2^13 sites of it do not wrap 64 bits
 
 
 def measure(model: nn.Module, task: Any, examples: Examples, batch_size: int, device: torch.device) -> dict[str, np.ndarray]:
@@ -39,10 +41,23 @@ class OverSites:
         self.per_site: dict[str, dict[str, float]] = {}
 
     def add(self, site: str, sums: Sums) -> None:
-        """One site's sums; a site without examples of its own adds nothing."""
+        """One site's sums, or UpdateRefused; a site without examples of its own adds nothing."""
         if sums:
+            self._check(sums)
             self.per_site[site] = self.task.metrics(sums)
             self.pooled = add(self.pooled, sums)
+
+    def _check(self, sums: Sums) -> None:
+        """Counts of the task's names and shapes, none below zero, none so large that a sum could wrap."""
+        wanted = self.task.shapes
+        if set(sums) != set(wanted):
+            raise UpdateRefused("wrong_names", f"sums of {', '.join(sorted(sums))}, and the task has {', '.join(sorted(wanted))}")
+        for name, numbers in sums.items():
+            if not isinstance(numbers, np.ndarray) or numbers.dtype != np.int64 or numbers.shape != wanted[name]:
+                said = f"{getattr(numbers, 'dtype', type(numbers).__name__)} {getattr(numbers, 'shape', '')}"
+                raise UpdateRefused("wrong_shape", f"{name} is {said}, and the task has int64 {wanted[name]}")
+            if numbers.min() < 0 or numbers.max() > LARGEST_SUM:
+                raise UpdateRefused("out_of_range", f"{name} holds a count outside 0..{LARGEST_SUM}")
 
     def figures(self) -> dict[str, Any]:
         """`pooled` (all examples alike), and of the sites' metrics `mean`, `worst`, `spread` (standard deviation over

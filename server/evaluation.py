@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from fedvision.data.site import Examples
+from fedvision.errors import UpdateRefused
 from fedvision.evaluation import OverSites, Sums, measure
 from fedvision.experiment import Experiment
-from fedvision.types import EvaluateRequest, Exchange, Measured, SiteId, State
+from fedvision.types import Declined, EvaluateRequest, Exchange, Lost, Measured, Reply, SiteId, State
 from server.cohorts import cohort
 
 
@@ -52,8 +53,25 @@ class Evaluator:
             chosen = cohort(self.experiment.federation, chosen, self.experiment.seed, round, 1)
         requests = {site: EvaluateRequest(self.run_id, round, weights, "test", counted.get(site)) for site in chosen}
         figures = OverSites(self.task, self.experiment.evaluation.best)
+        silent = {site: "no reply" for site in requests}
         for reply in self.exchange.ask(requests):
-            if isinstance(reply, Measured) and reply.site in requests:
-                figures.add(reply.site, reply.sums)
+            if reply.site in silent:
+                said = _take(reply, figures)
+                del silent[reply.site]
+                if said is not None:
+                    silent[reply.site] = said
         self.last["sites' test"] = figures.pooled
-        return figures.figures()
+        return figures.figures() | {"not_measured": dict(sorted(silent.items()))}
+
+
+def _take(reply: Reply, figures: OverSites) -> str | None:
+    """Add a site's sums; why not, where they cannot be: nothing that a site sends is trusted."""
+    if isinstance(reply, Measured):
+        try:
+            figures.add(reply.site, reply.sums)
+        except UpdateRefused as error:
+            return f"{error.code}: {error}"
+        return None
+    if isinstance(reply, Declined):
+        return f"{reply.code}: {reply.reason}"
+    return reply.kind if isinstance(reply, Lost) else f"wrong_kind: a {type(reply).__name__} where figures were asked for"

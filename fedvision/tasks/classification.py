@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BINS = 1024  # of a score histogram over the log-odds, where confident models still differ
-LARGEST_ODDS = 24.0  # |log-odds| beyond which scores are alike
+BINS = 1024  # of a score histogram, over asinh(log-odds): fine where models are unsure, and not blind where they are sure
+LARGEST_ODDS = 10.0  # |asinh(log-odds)| beyond which scores are alike: log-odds of 11,000
 LOSS_STEPS = 2.0**20  # a loss is summed in steps of 2^-20 nats, so that its sum is exact in any order
 LARGEST_LOSS = 1e6  # nats, of one image: a diverged model is recorded as this, not as infinity
 
@@ -25,6 +25,12 @@ class Classification:
         """Numbers that a model must give for an image."""
         return len(self.classes)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what `sums` gives."""
+        k = len(self.classes)
+        return {"confusion": (k, k), "loss": (1,), "scores": (k, 2, BINS)}
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy per image, nats.  logits [B,K], targets [B] -> [B]: no image enters another's loss."""
         return functional.cross_entropy(logits, targets, reduction="none")
@@ -34,8 +40,7 @@ class Classification:
         `scores` [K,2,BINS], for each class the histogram of its log-odds over (other, own) images."""
         k = len(self.classes)
         logits, targets = logits.detach().float(), targets.detach()
-        log_p = torch.log_softmax(logits.double(), 1)
-        odds = (log_p - torch.log1p(-log_p.exp())).nan_to_num(0.0, LARGEST_ODDS, -LARGEST_ODDS)
+        odds = torch.asinh(log_odds(logits.double())).nan_to_num(0.0, LARGEST_ODDS, -LARGEST_ODDS)
         confusion = torch.bincount(targets * k + logits.argmax(1), minlength=k * k).reshape(k, k)
         loss = self.loss(logits, targets).double().nan_to_num(LARGEST_LOSS, LARGEST_LOSS).clamp(max=LARGEST_LOSS)
         bins = ((odds / LARGEST_ODDS + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
@@ -74,6 +79,15 @@ class Classification:
         confusion = sums["confusion"]
         truth = confusion.sum(1)
         return {f"recall_{self.classes[k]}": float(confusion[k, k] / truth[k]) for k in np.flatnonzero(truth)}
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """log(p / (1 − p)) of each class's probability.  logits [B,K] -> [B,K], exact also where p rounds to 1."""
+    top = logits.argmax(1, keepdim=True)
+    log_p = torch.log_softmax(logits, 1)
+    odds = log_p - torch.log1p(-log_p.exp())  # good up to p = 1/2, and beyond it only the largest can be
+    others = logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
+    return odds.scatter(1, top, logits.gather(1, top) - others)
 
 
 def area_under_curve(negatives: np.ndarray, positives: np.ndarray) -> float | None:
