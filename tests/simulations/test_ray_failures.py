@@ -131,12 +131,12 @@ def test_nothing_of_ray_is_left_behind(tmp_path: Path, how: signal.Signals) -> N
     short.mkdir()
     process = subprocess.Popen(command(out, "engine.workers=1"), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        _until(lambda: (out / "rounds.jsonl").exists() and (out / "rounds.jsonl").read_text().count("\n") >= 2, 100)
+        _until(lambda: (out / "rounds.jsonl").exists() and (out / "rounds.jsonl").read_text().count("\n") >= 2, 240)
         of_ray = psutil.Process(process.pid).children(recursive=True)
         assert len(of_ray) >= 3  # the head, the node, the worker
         process.send_signal(how)
-        said = process.communicate(timeout=60)[1]
-        _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in of_ray), 30)
+        said = process.communicate(timeout=120)[1]
+        _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in of_ray), 90)
         if how == signal.SIGINT:
             assert process.returncode != 0 and "Traceback" not in said
             assert json.loads((out / "summary.json").read_text())["status"] == "interrupted"
