@@ -45,17 +45,17 @@ class Phase:
 
 
 def guarantee(
-    phases: Sequence[Phase], delta: float, unit: str, relation: str = "add_remove", accountant: str = "pld", upper: float | None = None
+    phases: Sequence[Phase], delta: float, unit: str, relation: str = "add_remove", accountant: str = "pld"
 ) -> Guarantee:
     """What `phases`, composed, promise at `delta`."""
     return Guarantee(epsilon(phases, delta, accountant, relation, upper), delta, unit, relation, accountant)
 
 
 def epsilon(
-    phases: Sequence[Phase], delta: float, accountant: str = "pld", relation: str = "add_remove", upper: float | None = None
+    phases: Sequence[Phase], delta: float, accountant: str = "pld", relation: str = "add_remove", grid: float = GRID
 ) -> float:
-    """ε of the composition of `phases` at `delta`; 0 where there are none.  upper: a known upper bound of it, which sets
-    the grid of pld.  ConfigError where a number is out of range, or the accountant does not know the relation."""
+    """ε of the composition of `phases` at `delta`; 0 where there are none.  grid: of pld's losses; a coarser one is
+    faster, and never below.  ConfigError where a number is out of range, or the accountant does not know the relation."""
     if not (0 < delta < 1):
         raise ConfigError(f"delta {delta:g}: a probability above 0 and below 1, well below one over the number of units")
     if accountant not in ACCOUNTANTS:
@@ -65,7 +65,7 @@ def epsilon(
     if not phases:
         return 0.0
     if accountant == "pld":
-        return _pld(merged(phases), delta, relation, upper)
+        return _pld(merged(phases), delta, relation, grid)
     return ACCOUNTANTS[accountant](merged(phases), delta, relation)
 
 
@@ -80,15 +80,13 @@ def merged(phases: Sequence[Phase]) -> list[Phase]:
 
 def pld(phases: Sequence[Phase], delta: float, relation: str) -> float:
     """ε by privacy loss distributions: an upper bound, all three relations."""
-    return _pld(phases, delta, relation, None)
+    return _pld(phases, delta, relation, GRID)
 
 
-def _pld(phases: Sequence[Phase], delta: float, relation: str, upper: float | None) -> float:
+def _pld(phases: Sequence[Phase], delta: float, relation: str, grid: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    if upper is None:
-        upper = _rough(phases, delta, relation)
-    account = PLDAccountant(_relation(relation), GRID * max(1.0, upper / FINE_UP_TO))
+    account = PLDAccountant(_relation(relation), grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO))
     account.compose(_event(phases))
     return _finite(float(account.get_epsilon(delta)), phases)
 
