@@ -10,8 +10,7 @@ up before the norm is taken.  Tensors have their rows first: a layer that mixes 
 keeps the rows outermost.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,28 +133,19 @@ def conv2d(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], 
     """Convolution of images [rows, C, H, W] of any stride, padding, dilation and groups, in any memory format."""
     assert isinstance(layer, nn.Conv2d)
     a, padding = _padded(layer, a)
-    weight, size = layer.weight, layer.weight.numel() * 4 * units
-    keep = whole or size <= KEPT_BYTES
-    squares: dict[str, Tensor] = {}
-    gradients: dict[str, Tensor] = {}
-    if "weight" in names:
-        parts = list(_conv_gradients(layer, a, g, units, padding))
-        if keep:
-            gradients["weight"] = torch.cat(parts)
-        else:
-            squares["weight"] = torch.cat([_squares(part) for part in parts])
-    if "bias" in names:
-        gradients["bias"] = by_unit(g.sum((2, 3)), units).sum(1)
-    held = Kept.of(gradients)
-    if keep or "weight" not in names:
-        return held
+    call = _Call(layer, a, g, units, padding)
+    bias = Kept.of({"bias": by_unit(g.sum((2, 3)), units).sum(1)} if "bias" in names else {})
+    if "weight" not in names:
+        return bias
+    if whole or (call.way != "positions" and layer.weight.numel() * 4 * units <= KEPT_BYTES):
+        return Kept.of({"weight": torch.cat(list(call.gradients())), **bias.gradients})
+    squares = call.squares_by_position() if call.way == "positions" else torch.cat([_squares(part) for part in call.gradients()])
 
     def weighted(c: Tensor) -> dict[str, Tensor]:
         scaled = g * c.to(g.dtype).repeat_interleave(g.shape[0] // units)[:, None, None, None]
-        sums = torch.nn.grad.conv2d_weight(a, weight.shape, scaled, layer.stride, padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
-        return {"weight": sums, **held.weighted(c)}
+        return {"weight": call.backward(a, scaled), **bias.weighted(c)}
 
-    return Piece(squares | held.squares, weighted)
+    return Piece({"weight": squares} | bias.squares, weighted)
 
 
 def _padded(layer: nn.Conv2d, a: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -166,24 +156,74 @@ def _padded(layer: nn.Conv2d, a: Tensor) -> tuple[Tensor, tuple[int, int]]:
     return functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
 
-def _conv_gradients(layer: nn.Conv2d, a: Tensor, g: Tensor, units: int, padding: tuple[int, int]):  # type: ignore[no-untyped-def]
-    """Per-unit gradients of the weight, a few units at a time: [n, *weight.shape]."""
-    each = g.shape[0] // units
-    by_unit(g, units)
-    inputs = layer.weight[0].numel() * layer.groups
-    positions = g.shape[2] * g.shape[3]
-    step = max(1, UNFOLDED_BYTES // max(1, 4 * inputs * positions * each))
-    plain = layer.kernel_size == (1, 1) and padding == (0, 0) and layer.stride == (1, 1)
-    for start in range(0, units, step):
-        rows = slice(start * each, min(start + step, units) * each)
-        x = a[rows].reshape(-1, inputs, positions) if plain else functional.unfold(a[rows], layer.kernel_size, layer.dilation, padding, layer.stride)
-        n = (rows.stop - rows.start) // each
-        x = x.reshape(n, each, layer.groups, -1, positions)
-        y = g[rows].reshape(n, each, layer.groups, -1, positions)
-        if each > 1:  # rows of one unit lie side by side as further positions
-            x, y = x.permute(0, 2, 3, 1, 4), y.permute(0, 2, 3, 1, 4)
-        made = torch.bmm(y.reshape(n * layer.groups, -1, each * positions), x.reshape(n * layer.groups, -1, each * positions).mT)
-        yield made.view(n, *layer.weight.shape)
+class _Call:
+    """One call of a convolution, and the quickest way to its units' norms.
+
+    way: "units" (the library's own weight gradient, a unit at a time), "unfold" (a product of unfolded images) or
+    "positions" (products of positions, which are fewer than the weights where the images are small and the layers wide).
+    The constants are seconds measured on one core: for a call, a product, a number moved; they decide the speed alone.
+    """
+
+    def __init__(self, layer: nn.Conv2d, a: Tensor, g: Tensor, units: int, padding: tuple[int, int]):
+        self.layer, self.a, self.g, self.units, self.padding = layer, a, g, units, padding
+        by_unit(g, units)
+        self.each = g.shape[0] // units
+        self.inputs = layer.weight[0].numel()  # of one output channel
+        self.positions = g.shape[2] * g.shape[3]
+        weights, t = layer.weight.numel(), self.each * self.positions
+        wide = self.inputs * layer.groups + layer.out_channels
+        products, moved = 2.0 * weights * t, 4e-10 * t * self.inputs * layer.groups
+        costs = {
+            "units": 5e-5 + products / 2e11 + 1.8e-9 * weights,
+            "unfold": moved + products / 8.5e10 + 0.8e-9 * weights,
+            "positions": moved + 2.0 * t * t * wide / 4e10 + 1e-9 * t * wide + products / 2e11,
+        }
+        self.way = min(costs, key=costs.__getitem__)
+
+    def backward(self, a: Tensor, g: Tensor) -> Tensor:
+        """Σ over rows, as the library computes it."""
+        layer = self.layer
+        return torch.ops.aten.convolution_backward(
+            g, a, layer.weight.detach(), None, layer.stride, self.padding, layer.dilation, False, [0, 0], layer.groups, [False, True, False]
+        )[1]
+
+    def gradients(self) -> Iterator[Tensor]:
+        """Per-unit gradients [n, *weight.shape], a few units at a time."""
+        if self.way == "units":
+            for start in range(0, len(self.g), self.each):
+                rows = slice(start, start + self.each)
+                yield self.backward(self.a[rows], self.g[rows]).unsqueeze(0)
+            return
+        for x, y in self._unfolded():
+            yield torch.bmm(y.flatten(0, 1), x.flatten(0, 1).mT).view(len(x), *self.layer.weight.shape)
+
+    def squares_by_position(self) -> Tensor:
+        """Squared norms [units] without the gradients."""
+        return torch.cat([_squares_by_position(x.flatten(0, 1).mT, y.flatten(0, 1).mT).view(x.shape[:2]).sum(1) for x, y in self._unfolded()])
+
+    def _unfolded(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(inputs, output gradients) [n, groups, channels, positions of a unit's rows], a few units at a time."""
+        layer, each = self.layer, self.each
+        step = max(1, UNFOLDED_BYTES // max(1, 4 * self.inputs * layer.groups * self.positions * each))
+        for start in range(0, self.units, step):
+            n = min(step, self.units - start)
+            rows = slice(start * each, (start + n) * each)
+            x = self._windows(self.a[rows]).reshape(n, each, layer.groups, self.inputs, self.positions)
+            y = self.g[rows].reshape(n, each, layer.groups, -1, self.positions)
+            if each > 1:  # rows of one unit lie side by side as further positions
+                x, y = x.permute(0, 2, 3, 1, 4).flatten(3), y.permute(0, 2, 3, 1, 4).flatten(3)
+            yield (x, y) if each > 1 else (x[:, 0], y[:, 0])
+
+    def _windows(self, a: Tensor) -> Tensor:
+        """[rows, C·kh·kw, positions], as torch's unfold gives it; by views where there is no dilation, which is faster."""
+        layer = self.layer
+        (kh, kw), (sh, sw), (ph, pw) = layer.kernel_size, layer.stride, self.padding
+        if layer.dilation != (1, 1):
+            return functional.unfold(a, layer.kernel_size, layer.dilation, self.padding, layer.stride)
+        if ph or pw:
+            a = functional.pad(a, (pw, pw, ph, ph))
+        windows = a.unfold(2, kh, sh).unfold(3, kw, sw)
+        return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(a), -1, self.positions)
 
 
 # ------------------------------------------------------------------------------------------------------ normalisation
@@ -263,8 +303,3 @@ def kernel_of(layer: nn.Module) -> Kernel:
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
             return kernel
     return any_layer
-
-
-def bytes_kept(shapes: Mapping[str, torch.Size], units: int) -> int:
-    """What the per-unit gradients of some parameters take, bytes."""
-    return 4 * units * sum(math.prod(shape) for shape in shapes.values())
