@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.algorithms import Plain, make_rule
+from clients.private import Protection, protect
 from clients.state import SiteStates
 from clients.training import make_optimizer
 from fedvision.experiment import Experiment
@@ -42,6 +43,7 @@ class Workbench:
     encoder: Encoder
     tensors: dict[str, Tensor]
     lonely: bool
+    protection: Protection | None
 
     @classmethod
     def set_up(cls, experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
@@ -59,6 +61,7 @@ class Workbench:
             optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
             encoder=Encoder(layout), tensors=model.state_dict(),
             lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
+            protection=protect(experiment, model, task, own, device, shape),
         )  # fmt: skip
 
     def load(self, state: State, own: State) -> None:
