@@ -322,6 +322,7 @@ class Experiment(Section):
 
 def _complaints(e: Experiment) -> Any:
     """What works with what: each sentence names both keys, their values, and the way out."""
+    yield from _privacy_complaints(e)
     f, sites = e.federation, e.partition.sites
     if f.sampling == "fixed" and f.cohort is None:
         yield "federation.sampling = fixed needs federation.cohort, the number of sites asked a round"
@@ -360,7 +361,6 @@ def _complaints(e: Experiment) -> Any:
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.name == "inline" and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = inline exclude each other: a loop has one worker; use ray or flower"
-    yield from _privacy_complaints(e)
 
 
 def _privacy_complaints(e: Experiment) -> Any:
