@@ -41,7 +41,9 @@ class Protection:
     stepper: Stepper | None
 
 
-def protect(experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, int, int]) -> Protection | None:
+def protect(
+    experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, int, int]
+) -> Protection | None:
     """The protection of an experiment, its model checked; None where it promises nothing, ModelRefused where it cannot."""
     p = experiment.privacy
     if p is None:
@@ -97,7 +99,10 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
         steps = training.steps or 1
         train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
         fields, keep = bench.rule.finish(start, rate * steps, {})
-        values: dict[str, Any] = {"weights": {n: (bench.tensors[n].cpu().numpy(), request.model[n].numpy()) for n in bench.parts.weights}, **fields}
+        values: dict[str, Any] = {
+            "weights": {n: (bench.tensors[n].cpu().numpy(), request.model[n].numpy()) for n in bench.parts.weights},
+            **fields,
+        }
     else:
         if len(site.train):
             order = batches(len(site.train), training, experiment.seed, *names, lonely=bench.lonely)

@@ -11,9 +11,13 @@ from fedvision.schema import Section
 
 
 class _Promise(Section):
-    epsilon: float | None = Field(None, gt=0, le=1000, description="ε to stay within; the noise is calibrated to it; null = noise_multiplier is given")
+    epsilon: float | None = Field(
+        None, gt=0, le=1000, description="ε to stay within; the noise is calibrated to it; null = noise_multiplier is given"
+    )
     delta: float = Field(gt=0, lt=1, description="δ, chance that the promise fails; well below 1 over the number of units")
-    noise_multiplier: float | None = Field(None, ge=0.01, description="σ, standard deviation of the noise over the clip norm; null = from epsilon")
+    noise_multiplier: float | None = Field(
+        None, ge=0.01, description="σ, standard deviation of the noise over the clip norm; null = from epsilon"
+    )
     relation: Literal["add_remove", "replace_one", "zero_out"] = Field(
         "add_remove", description="what neighbours differ in: one unit added or removed, replaced, or blanked"
     )
@@ -40,10 +44,16 @@ class DpSgd(_Promise):
 
     mechanism: Literal["dp_sgd"] = Field("dp_sgd", description="dp_sgd, central or local")
     unit: Literal["example", "subject"] = Field("example", description="whom the promise is for")
-    sampling_rate: float = Field(gt=0, le=1, description="q, chance of each unit to be in a step; public, not computed from the private count")
+    sampling_rate: float = Field(
+        gt=0, le=1, description="q, chance of each unit to be in a step; public, not computed from the private count"
+    )
     divisor: float = Field(gt=0, description="public constant that the noisy sum is divided by, units, e.g. the expected number in a step")
-    max_images: int | None = Field(None, ge=1, description="most images of one subject in a step, where unit = subject; null = unit is example")
-    sites_per_unit: int = Field(1, ge=1, description="sites at which the same unit may be held; the guarantee over all of them is shown too")
+    max_images: int | None = Field(
+        None, ge=1, description="most images of one subject in a step, where unit = subject; null = unit is example"
+    )
+    sites_per_unit: int = Field(
+        1, ge=1, description="sites at which the same unit may be held; the guarantee over all of them is shown too"
+    )
     clipping: Literal["flat", "per_layer", "automatic"] = Field(
         "flat", description="of the whole gradient, of each layer to C/√layers, or every gradient scaled to almost C (Bu et al. 2023)"
     )
@@ -68,12 +78,16 @@ class DpSgd(_Promise):
                 "subject's sum cannot be formed from them; set gradients to bookkeeping"
             )
         if self.gradients == "opacus" and self.views > 1:
-            raise ValueError(f"privacy.gradients = opacus and privacy.views = {self.views} exclude each other; set gradients to bookkeeping")
+            raise ValueError(
+                f"privacy.gradients = opacus and privacy.views = {self.views} exclude each other; set gradients to bookkeeping"
+            )
         if self.views > 1 and not (self.shift or self.flip):
             raise ValueError(f"privacy.views = {self.views} needs privacy.shift or privacy.flip: the views would all be the same")
         rows = self.views * (self.max_images or 1)
         if self.physical_batch < rows:
-            raise ValueError(f"privacy.physical_batch = {self.physical_batch} is less than one unit's {rows} images and views; raise it to {rows}")
+            raise ValueError(
+                f"privacy.physical_batch = {self.physical_batch} is less than one unit's {rows} images and views; raise it to {rows}"
+            )
         return self
 
 

@@ -44,16 +44,12 @@ class Phase:
             raise ConfigError(f"steps {self.steps}: a whole number from 1 to {MOST_STEPS:,}")
 
 
-def guarantee(
-    phases: Sequence[Phase], delta: float, unit: str, relation: str = "add_remove", accountant: str = "pld"
-) -> Guarantee:
+def guarantee(phases: Sequence[Phase], delta: float, unit: str, relation: str = "add_remove", accountant: str = "pld") -> Guarantee:
     """What `phases`, composed, promise at `delta`."""
-    return Guarantee(epsilon(phases, delta, accountant, relation, upper), delta, unit, relation, accountant)
+    return Guarantee(epsilon(phases, delta, accountant, relation), delta, unit, relation, accountant)
 
 
-def epsilon(
-    phases: Sequence[Phase], delta: float, accountant: str = "pld", relation: str = "add_remove", grid: float = GRID
-) -> float:
+def epsilon(phases: Sequence[Phase], delta: float, accountant: str = "pld", relation: str = "add_remove", grid: float = GRID) -> float:
     """ε of the composition of `phases` at `delta`; 0 where there are none.  grid: of pld's losses; a coarser one is
     faster, and never below.  ConfigError where a number is out of range, or the accountant does not know the relation."""
     if not (0 < delta < 1):

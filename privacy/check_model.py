@@ -110,9 +110,11 @@ def _isolation(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) ->
     with torch.no_grad():
         mine = loss(model(inputs.double()), targets)
         if mine.shape != (len(inputs),):
-            raise ModelRefused(f"the loss gives {tuple(mine.shape)} numbers for {len(inputs)} images: it must give one an image, before any mean")
+            raise ModelRefused(
+                f"the loss gives {tuple(mine.shape)} numbers for {len(inputs)} images: it must give one an image, before any mean"
+            )
         moved = abs(float(mine[0] - loss(model(others), labels)[0])) / max(1.0, abs(float(mine[0])))
-    return Finding("the loss of one image moves with the others (use a loss and layers that treat each image alone)", moved, 1e-6)
+    return Finding("how far the loss of one image moves with the others (use a loss and layers that treat each image alone)", moved, 1e-6)
 
 
 def one_at_a_time(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tensor, targets: Tensor, units: int) -> Tensor:
@@ -122,7 +124,9 @@ def one_at_a_time(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Te
     for u in range(units):
         mine = slice(u * each, (u + 1) * each)
         found = torch.autograd.grad(loss(model(inputs[mine]), targets[mine]).sum(), parameters, allow_unused=True)
-        rows.append(torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]))
+        rows.append(
+            torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)])
+        )
     return torch.stack(rows)
 
 
@@ -144,8 +148,12 @@ def _agreement(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tenso
     for name, memory in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
         total = torch.zeros_like(wanted)
         images = inputs.contiguous(memory_format=memory) if inputs.dim() == 4 else inputs
-        found = _made(model, names, spec).clipped_sum(images, targets, loss, torch.ones(len(inputs), dtype=torch.float64), units, clipping, total)
-        error = max(float(((found - norms) / norms.clamp(min=1e-12)).abs().max()), float((total - wanted).norm() / wanted.norm().clamp(min=1e-12)))
+        found = _made(model, names, spec).clipped_sum(
+            images, targets, loss, torch.ones(len(inputs), dtype=torch.float64), units, clipping, total
+        )
+        error = max(
+            float(((found - norms) / norms.clamp(min=1e-12)).abs().max()), float((total - wanted).norm() / wanted.norm().clamp(min=1e-12))
+        )
         findings.append(Finding(f"per-unit gradients against one unit at a time, {name} (relative error)", error, TOLERANCE))
     return findings
 
@@ -157,7 +165,13 @@ def _sensitivity(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Ten
     units = len(inputs) if spec.gradients == "opacus" else UNITS
     each = len(inputs) // units
     worst = 0.0
-    for hostile in (lambda x: x, lambda x: 1e4 * x, lambda x: torch.full_like(x, -50.0), torch.zeros_like, lambda x: torch.full_like(x, math.nan)):
+    for hostile in (
+        lambda x: x,
+        lambda x: 1e4 * x,
+        lambda x: torch.full_like(x, -50.0),
+        torch.zeros_like,
+        lambda x: torch.full_like(x, math.nan),
+    ):
         images = inputs.clone()
         images[-each:] = hostile(images[-each:])
         sums = []
@@ -167,4 +181,4 @@ def _sensitivity(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Ten
             sums.append(total.double())
         moved = float((sums[0] - sums[1]).norm()) / spec.clip
         worst = max(worst, moved if math.isfinite(moved) else math.inf)
-    return Finding("one unit more moves the clipped sum, over the clip norm", worst, 1 + TOLERANCE)
+    return Finding("how far one unit more moves the clipped sum, over the clip norm", worst, 1 + TOLERANCE)

@@ -23,7 +23,9 @@ def epsilon(
     noise_multiplier: Annotated[float | None, typer.Option(help="Standard deviation of the noise over the clip norm.")] = None,
     sampling_rate: Annotated[float | None, typer.Option(help="Chance of each unit to be in a step; 1 = all.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of noisy steps.")] = None,
-    phase: Annotated[list[str], typer.Option(metavar="S,Q,T", help="A further phase: noise multiplier, rate, steps; may be repeated.")] = [],  # noqa: B006
+    phase: Annotated[
+        list[str], typer.Option(metavar="S,Q,T", help="A further phase: noise multiplier, rate, steps; may be repeated.")
+    ] = [],  # noqa: B006
     accountant: Annotated[str, typer.Option(help="pld, rdp or prv.")] = "pld",
     relation: Annotated[str, typer.Option(help="add_remove, replace_one or zero_out.")] = "add_remove",
     unit: Annotated[str, typer.Option(help="Whom the figure is for: example, subject or site.")] = "example",
@@ -51,7 +53,9 @@ def _phases(sigma: float | None, rate: float | None, steps: int | None, more: li
             s, q, t = text.split(",")
             phases.append(Phase(float(s), float(q), int(t)))
         except ValueError:
-            raise ConfigError(f"--phase {text!r}: write it as noise multiplier, sampling rate, steps, for example --phase 1.1,0.02,500") from None
+            raise ConfigError(
+                f"--phase {text!r}: write it as noise multiplier, sampling rate, steps, for example --phase 1.1,0.02,500"
+            ) from None
     return phases
 
 
@@ -93,3 +97,24 @@ def plan(
     for part in told(known, others):
         console.print(part)
     print(f"picture: {picture}")
+
+
+@app.command(name="check-model", epilog="Example: fedvision privacy check-model configs/quickstart_dp.yaml")
+def check_model(config: Config, settings: Settings = [], as_json: Json = False) -> None:  # noqa: B006
+    """Whether this model and loss can be protected: the claims that the promise rests on, tried on the model itself."""
+    from fedvision.data.datasets import DATASETS
+    from fedvision.errors import ConfigError
+    from fedvision.experiment import load
+    from privacy.check_model import check_experiment
+
+    experiment = load(config, settings)
+    if experiment.privacy is None:
+        raise ConfigError(f"{config}: privacy = null, so nothing is promised of this model; add a privacy block")
+    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
+    findings = check_experiment(experiment, dataset.shape, dataset.classes)
+    if as_json:
+        print(json.dumps({"model": experiment.model.name, "passed": True, "findings": [vars(f) for f in findings]}))
+        return
+    for finding in findings:
+        print(f"ok: {finding}")
+    print(f"{experiment.model.name} can be protected by {experiment.privacy.mechanism}")

@@ -37,7 +37,9 @@ class OpacusGradients(UnitGradients):
         except NotImplementedError as error:
             raise ModelRefused(f"Opacus refuses this model: {str(error).splitlines()[0]}") from None
 
-    def clipped_sum(self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor) -> Tensor:
+    def clipped_sum(
+        self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor
+    ) -> Tensor:
         """As `UnitGradients.clipped_sum`, one image a unit."""
         from opacus.grad_sample import GradSampleModule
 
@@ -58,7 +60,9 @@ class OpacusGradients(UnitGradients):
     def _clip_and_add(self, piece: Kept, clipping: Clipping, into: Tensor) -> Tensor:
         norms = torch.stack([s.double() for s in piece.squares.values()]).sum(0).sqrt()
         finite = torch.isfinite(norms)
-        piece = Kept.of({name: torch.where(finite.view(-1, *[1] * (g.dim() - 1)), g, torch.zeros_like(g)) for name, g in piece.gradients.items()})
+        piece = Kept.of(
+            {name: torch.where(finite.view(-1, *[1] * (g.dim() - 1)), g, torch.zeros_like(g)) for name, g in piece.gradients.items()}
+        )
         factors, places = clipping.weights(piece.squares), self._places(into)
         for name, g in piece.gradients.items():
             places[name].add_(torch.mv(g.flatten(1).T, factors[name].to(g.dtype)).view(g.shape[1:]))

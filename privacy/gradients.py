@@ -123,7 +123,9 @@ class UnitGradients:
 
     # ------------------------------------------------------------------------------------------------ one pass
 
-    def clipped_sum(self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor) -> Tensor:
+    def clipped_sum(
+        self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor
+    ) -> Tensor:
         """Add Σ_u clip(g_u) to `into` [total], and give the norms of the g_u [units] before clipping.
 
         g_u: gradient of Σ rows_r · loss_r over the rows of unit u.  rows: weight of each row's loss, 0 = not there.
@@ -144,7 +146,9 @@ class UnitGradients:
         self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         with self._watched(units):
-            expanded = {n: self.model.get_parameter(n).detach().expand(inputs.shape[0], *self.model.get_parameter(n).shape[1:]) for n in self._bare}
+            expanded = {
+                n: self.model.get_parameter(n).detach().expand(inputs.shape[0], *self.model.get_parameter(n).shape[1:]) for n in self._bare
+            }
             expanded = {n: p.clone().requires_grad_() for n, p in expanded.items()}
             outputs = torch.func.functional_call(self.model, expanded, (inputs,)) if expanded else self.model(inputs)
             losses = loss(outputs, targets)

@@ -199,7 +199,9 @@ class _Call:
 
     def squares_by_position(self) -> Tensor:
         """Squared norms [units] without the gradients."""
-        return torch.cat([_squares_by_position(x.flatten(0, 1).mT, y.flatten(0, 1).mT).view(x.shape[:2]).sum(1) for x, y in self._unfolded()])
+        return torch.cat(
+            [_squares_by_position(x.flatten(0, 1).mT, y.flatten(0, 1).mT).view(x.shape[:2]).sum(1) for x, y in self._unfolded()]
+        )
 
     def _unfolded(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, output gradients) [n, groups, channels, positions of a unit's rows], a few units at a time."""
@@ -278,7 +280,7 @@ def any_layer(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str
     parameters = trained(layer, names)
 
     def pulled(x: Tensor, y: Tensor) -> Any:
-        _, back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (x,)), parameters)
+        back = torch.func.vjp(lambda p: torch.func.functional_call(layer, p, (x,)), parameters)[1]
         return back(y)[0]
 
     return Kept.of(dict(torch.func.vmap(pulled)(by_unit(a, units), by_unit(g, units))))

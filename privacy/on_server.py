@@ -85,7 +85,11 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
     """The promise in sentences, for the report and the screen."""
     p = experiment.privacy
     assert p is not None
-    whom = {"dp_sgd": "against everyone outside its site", "central": "against all but the coordinator", "local": "against everyone outside it"}
+    whom = {
+        "dp_sgd": "against everyone outside its site",
+        "central": "against all but the coordinator",
+        "local": "against everyone outside it",
+    }
     lines = [
         f"privacy: {plan.guarantee}, {whom[plan.mechanism]}; noise multiplier {plan.noise_multiplier:.4g}, clip norm {p.clip:g}, "
         f"rate {plan.a_round.sampling_rate:g}, {plan.a_round.steps * plan.rounds} steps"
@@ -94,7 +98,11 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
         each = f"a {plan.guarantee.unit}"
         lines.append(
             f"privacy: this is for {each} held at one site"
-            + (f"; one held at {plan.sites_per_unit} sites has {plan.over_sites}" if plan.sites_per_unit > 1 else "; held at several, the figures compose")
+            + (
+                f"; one held at {plan.sites_per_unit} sites has {plan.over_sites}"
+                if plan.sites_per_unit > 1
+                else "; held at several, the figures compose"
+            )
         )
     if p.simulation_only_seed is not None:
         lines.append("privacy: NOT PRIVATE: the noise comes from privacy.simulation_only_seed, and whoever knows the seed can subtract it")

@@ -86,7 +86,9 @@ def calibrate(rate: float, steps: int, target: float, delta: float, accountant: 
     while (at_high := found(high)) > target:
         high *= 1.5
         if high > 1e7:
-            raise ConfigError(f"ε = {target:g} at δ = {delta:g} cannot be met in {steps} steps at rate {rate:g}: no noise is enough; raise epsilon")
+            raise ConfigError(
+                f"ε = {target:g} at δ = {delta:g} cannot be met in {steps} steps at rate {rate:g}: no noise is enough; raise epsilon"
+            )
     low, at_low = 0.8 * high, found(0.8 * high)
     while at_low <= target and low > 0.02:
         high, at_high, low = low, at_low, low / 2

@@ -80,7 +80,9 @@ def asked(experiment: Experiment) -> float:
     if f.cohort is not None:
         return f.cohort
     if sites is None:
-        raise ConfigError("partition.sites = null: site-level privacy divides by the number of sites, which must be stated; set partition.sites")
+        raise ConfigError(
+            "partition.sites = null: site-level privacy divides by the number of sites, which must be stated; set partition.sites"
+        )
     return sites if f.rate is None else f.rate * sites
 
 
@@ -128,8 +130,12 @@ def draw(experiment: Experiment, known: Facts, others: Sequence[Alternative], pa
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([0, *rounds], [0.0, *(plan.spent(r).epsilon for r in rounds)], marker="o", color="#2a6f97")
-    left.axhline(plan.guarantee.epsilon, color="#c1121f", linewidth=1, linestyle="--", label=f"the promise, ε = {plan.guarantee.epsilon:.2f}")
-    left.set(xlabel="rounds that a site took part in", ylabel=f"ε at δ = {plan.guarantee.delta:g} per {plan.guarantee.unit}", ylim=(0, None))
+    left.axhline(
+        plan.guarantee.epsilon, color="#c1121f", linewidth=1, linestyle="--", label=f"the promise, ε = {plan.guarantee.epsilon:.2f}"
+    )
+    left.set(
+        xlabel="rounds that a site took part in", ylabel=f"ε at δ = {plan.guarantee.delta:g} per {plan.guarantee.unit}", ylim=(0, None)
+    )
     left.set_title(f"{experiment.name}: what is spent ({plan.guarantee.accountant})")
     right.plot([row.epsilon for row in others], [row.noise_to_signal for row in others], marker="o", color="#2a6f97", label="other targets")
     right.plot([plan.guarantee.epsilon], [known.noise_to_signal], marker="D", color="#c1121f", linestyle="", label="this plan")

@@ -38,7 +38,9 @@ class Units:
             return cls(tuple(np.arange(len(examples))[:, None]), 1)
         who = examples.subjects
         if who is None:
-            raise ModelRefused("privacy.unit = subject, and this data set does not know whom its images show; give subjects, or set unit to example")
+            raise ModelRefused(
+                "privacy.unit = subject, and this data set does not know whom its images show; give subjects, or set unit to example"
+            )
         order = np.argsort(who, kind="stable")
         ends = np.flatnonzero(who[order][1:] != who[order][:-1]) + 1
         return cls(tuple(np.split(order, ends)) if len(order) else (), spec.max_images or 1)
@@ -117,7 +119,13 @@ class Stepper:
 
 
 def train_privately(
-    model: nn.Module, stepper: Stepper, examples: Examples, steps: int, optimizer: torch.optim.Optimizer, source: Source, correct: Correct | None
+    model: nn.Module,
+    stepper: Stepper,
+    examples: Examples,
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    correct: Correct | None,
 ) -> None:
     """`steps` noisy steps.  Gives no figure of the private images: there is none that was paid for."""
     model.train()

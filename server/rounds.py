@@ -177,8 +177,9 @@ class Rounds:
 
     def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any] | None]:
         if isinstance(attempt.sink, Updates):
-            told = self.experiment.privacy is None
-            record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")} if told else None
+            record = None
+            if self.experiment.privacy is None:
+                record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
             state = self.strategy.apply(state, attempt.sink, sites)
             attempt.sink.close()
             return state, record

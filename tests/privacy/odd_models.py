@@ -32,7 +32,12 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm, self.body, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 4)
+        self.stem, self.norm, self.body, self.head = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.GroupNorm(2, 4),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Linear(4, 4),
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,7 +145,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "conv circular": lambda: conv(3, 6, 3, padding=1, padding_mode="circular"),
     "conv wide on small images": lambda: nn.Sequential(nn.Conv2d(3, 32, 3, stride=3), nn.Tanh(), conv(32, 32, 2)),
     "transposed conv": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2, stride=2), nn.Flatten(), nn.LazyLinear(4)),
-    "instance norm and prelu": lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.PReLU(), nn.Flatten(), nn.LazyLinear(4)),
+    "instance norm and prelu": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.PReLU(), nn.Flatten(), nn.LazyLinear(4)
+    ),
     "frozen batch norm": frozen,
     "residual in place": Residual,
     "attention": Attention,

@@ -20,7 +20,9 @@ def _schedule(text: str) -> list[Phase]:
     return [Phase(float(s), float(q), int(t)) for s, q, t in (phase.split(";") for phase in text.split("|"))]
 
 
-CASES = [(f"{r['sigma']}-{r['q']}-{r['steps']}", [Phase(float(r["sigma"]), float(r["q"]), int(r["steps"]))], r) for r in _rows("dp_vectors.csv")]
+CASES = [
+    (f"{r['sigma']}-{r['q']}-{r['steps']}", [Phase(float(r["sigma"]), float(r["q"]), int(r["steps"]))], r) for r in _rows("dp_vectors.csv")
+]
 CASES += [(r["case"], _schedule(r["schedule(sigma;q;steps)"]), r) for r in _rows("dp_vectors_composed.csv")]
 
 

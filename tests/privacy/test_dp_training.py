@@ -21,7 +21,10 @@ def _examples(n: int, subjects: list[str] | None = None, size: int = 4) -> Examp
     images = np.random.default_rng(0).integers(0, 256, (max(n, 1), 1, size, size), dtype=np.uint8)
     labels = np.arange(max(n, 1)) % 3
     who = None if subjects is None else np.array(subjects)
-    return Examples(Source(Dataset(name="t", images=images, labels=labels, classes=("a", "b", "c"), mean=(0.0,), std=(1.0,), subjects=who)), np.arange(n))
+    return Examples(
+        Source(Dataset(name="t", images=images, labels=labels, classes=("a", "b", "c"), mean=(0.0,), std=(1.0,), subjects=who)),
+        np.arange(n),
+    )
 
 
 def _stepper(sigma: float = 1.0, size: int = 4, **changes: object) -> tuple[nn.Module, Stepper]:

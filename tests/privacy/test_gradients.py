@@ -5,20 +5,22 @@ import math
 
 import pytest
 import torch
+from odd_models import MODELS, examples, made, per_image
 from torch import Tensor, nn
 
 from fedvision.errors import ModelRefused
 from privacy.check_model import one_at_a_time
 from privacy.dpsgd import OpacusGradients
 from privacy.gradients import Clipping, UnitGradients
-from odd_models import MODELS, examples, made, per_image
 
 
 def _names(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _found(model: nn.Module, x: Tensor, y: Tensor, units: int, clipping: Clipping, engine: type[UnitGradients] = UnitGradients) -> tuple[Tensor, Tensor]:
+def _found(
+    model: nn.Module, x: Tensor, y: Tensor, units: int, clipping: Clipping, engine: type[UnitGradients] = UnitGradients
+) -> tuple[Tensor, Tensor]:
     gradients = engine(model, _names(model))
     total = torch.zeros(gradients.total, dtype=x.dtype)
     norms = gradients.clipped_sum(x, y, per_image, torch.ones(len(x), dtype=x.dtype), units, clipping, total)
@@ -60,7 +62,9 @@ def test_the_attention_that_is_watched_computes_torchs_own_function() -> None:
             return per_image(outputs, targets)
 
         gradients = UnitGradients(model, _names(model))
-        gradients.clipped_sum(x.double(), y, loss, torch.ones(3, dtype=torch.float64), 3, Clipping(1.0), torch.zeros(gradients.total, dtype=torch.float64))
+        gradients.clipped_sum(
+            x.double(), y, loss, torch.ones(3, dtype=torch.float64), 3, Clipping(1.0), torch.zeros(gradients.total, dtype=torch.float64)
+        )
         assert torch.allclose(seen[0], model(x.double()), atol=1e-12)
 
 
@@ -75,7 +79,10 @@ def test_opacus_agrees_on_the_models_that_it_takes() -> None:
 
 def test_rows_without_weight_are_not_there_whatever_they_hold() -> None:
     model, (x, y) = made("conv"), examples(4)
-    gradients, alone, padded = UnitGradients(model, _names(model)), *(torch.zeros(UnitGradients(model, _names(model)).total) for _ in range(2))
+    gradients, alone, padded = (
+        UnitGradients(model, _names(model)),
+        *(torch.zeros(UnitGradients(model, _names(model)).total) for _ in range(2)),
+    )
     gradients.clipped_sum(x[:2], y[:2], per_image, torch.ones(2), 1, Clipping(1.0), alone)
     filled = torch.cat([x[:2], 100 * x[2:]])
     gradients.clipped_sum(filled, y, per_image, torch.tensor([1.0, 1.0, 0.0, 0.0]), 1, Clipping(1.0), padded)

@@ -71,7 +71,12 @@ def test_an_algorithm_that_sends_more_than_was_paid_for_is_refused_by_name(name:
     with pytest.raises(ConfigError, match=f"strategy.name = {name} and privacy.mechanism = {mechanism} exclude each other"):
         validate(
             Experiment,
-            {**json.loads(_experiment().model_dump_json()), "strategy": {"name": name}, "training": training, "privacy": _central(mechanism=mechanism)},
+            {
+                **json.loads(_experiment().model_dump_json()),
+                "strategy": {"name": name},
+                "training": training,
+                "privacy": _central(mechanism=mechanism),
+            },
             "test",
         )
 
@@ -96,7 +101,7 @@ def test_a_plan_that_cannot_be_is_refused(privacy: dict[str, Any], said: str) ->
 
 def test_repeatable_noise_on_images_of_ones_own_is_refused_and_declined(tmp_path: Path) -> None:
     own = {"dataset": "image_folder", "root": str(tmp_path)}
-    with pytest.raises(ConfigError, match="simulation_only_seed = 1 and data.dataset = image_folder"):
+    with pytest.raises(ConfigError, match=r"simulation_only_seed = 1 and data\.dataset = image_folder"):
         _experiment({"simulation_only_seed": 1}, data=own)
     experiment = _experiment({"simulation_only_seed": 1})
     data, bench, request = _opened(experiment, tmp_path)
@@ -106,7 +111,7 @@ def test_repeatable_noise_on_images_of_ones_own_is_refused_and_declined(tmp_path
 
 
 def test_a_model_with_running_statistics_is_refused_before_anything_trains(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="norm_statistics to frozen"):
+    with pytest.raises(ModelRefused, match=r"norm_statistics to frozen"):
         simulate(_experiment(model={"name": "timm/test_resnet"}, data={"image_size": 32}), tmp_path / "run", None, quiet=True)
 
 
@@ -129,7 +134,9 @@ def test_absent_keys_are_what_privacy_needs_and_a_written_config_says_them(tmp_p
 @pytest.mark.parametrize("privacy", [DP, _central(), _central(mechanism="local")], ids=lambda p: p["mechanism"])
 def test_nothing_leaves_but_the_update_and_the_same_number_for_every_site(privacy: dict[str, Any], tmp_path: Path) -> None:
     training = {} if privacy is DP else {"steps": None, "epochs": 1, "batch_size": 16}
-    experiment = validate(Experiment, {**json.loads(_experiment().model_dump_json()), "training": training or {"steps": 2}, "privacy": privacy}, "test")
+    experiment = validate(
+        Experiment, {**json.loads(_experiment().model_dump_json()), "training": training or {"steps": 2}, "privacy": privacy}, "test"
+    )
     data, bench, request = _opened(experiment, tmp_path)
     assert set(bench.layout.by_name) == {"weights", "count"}
     extras = {"privacy": {"clip": torch.tensor(0.5)}} if privacy["mechanism"] == "central" else {}
@@ -239,7 +246,7 @@ def test_a_resumed_run_draws_no_release_again(tmp_path: Path, monkeypatch: pytes
     sites = sorted((tmp_path / "run" / "sites").iterdir())
     before = {p: p.read_bytes() for site in sites for p in site.glob("replies/1-*.npy")}
     assert len(before) == 3
-    folder, summary = simulate(experiment, None, tmp_path / "run", quiet=True)
+    _, summary = simulate(experiment, None, tmp_path / "run", quiet=True)
     assert summary["status"] == "completed" and summary["rounds"] == 3
     for site in sites:
         events = [json.loads(line) for line in (site / "spent.jsonl").read_text().splitlines()]
@@ -269,7 +276,9 @@ def test_sites_that_join_fewer_rounds_have_spent_less_and_retries_count_for_ever
     from privacy.on_server import Accounted
 
     plan = plan_of(_experiment(federation={"rounds": 5}))
-    records = [{"round": 0, "attempt": 1, "asked": ["a"]}, {"round": 1, "attempt": 1, "asked": ["a", "b"]}, {"round": 2, "attempt": 2, "asked": ["b"]}]
+    records = [
+        {"round": 0, "attempt": 1, "asked": ["a"]},
+        {"round": 1, "attempt": 1, "asked": ["a", "b"]},
+        {"round": 2, "attempt": 2, "asked": ["b"]},
+    ]
     assert dict(Accounted.of(None, plan, records, ["a", "b", "c"], 1).rounds) == {"a": 4, "b": 3, "c": 2}
-
-
