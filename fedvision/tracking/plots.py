@@ -6,22 +6,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from fedvision.tracking.figures import Series, lower_is_better, mean, number
-from fedvision.tracking.svg import (
-    CHARACTER,
-    WIDTH,
-    frame,
-    label,
-    legend,
-    path,
-    picture,
-    rectangle,
-    rule,
-    scale,
-    short,
-    tick_text,
-    ticks,
-    tint_image,
-)
+from fedvision.tracking.svg import CHARACTER, WIDTH, frame, label, legend, path, picture, rectangle, rule, scale, short, tick_text, ticks, tint_image
 
 MOST_POINTS = 400  # of a curve: more cannot be seen
 MOST_COLUMNS = 90  # of stacked columns: more rounds are put together

@@ -13,18 +13,7 @@ from markupsafe import Markup
 
 from fedvision.algorithms import ALGORITHMS
 from fedvision.schema import read_yaml
-from fedvision.tracking.figures import (
-    Metrics,
-    by_site,
-    duration,
-    flat,
-    headline,
-    mean,
-    metric_names,
-    number,
-    site_metrics,
-    worst_and_best,
-)
+from fedvision.tracking.figures import Metrics, by_site, duration, flat, headline, mean, measured, metric_names, number, site_metrics, worst_and_best
 from fedvision.tracking.folder import RunFolder, write_atomically
 
 ENDINGS = {
