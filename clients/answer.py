@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from clients.algorithms import Start
+from clients.private import train_at_site
 from clients.training import batches, learning_rate, train
 from clients.workbench import Workbench
 from fedvision.data.site import Site
@@ -22,8 +23,10 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
     the traceback goes to the site's own log."""
     try:
         if isinstance(request, EvaluateRequest):
+            if bench.protection is not None:
+                return Declined(site.id, request.round, "private", "figures of private images are not given in the clear")
             return _evaluate(request, site, bench)
-        return _train(request, site, bench)
+        return train_at_site(request, site, bench) if bench.protection is not None else _train(request, site, bench)
     except OutOfRange as error:
         return Declined(site.id, request.round, "out_of_range", str(error))
     except Exception as error:  # the boundary of a site: its failure is a value, so that the other sites go on

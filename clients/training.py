@@ -34,6 +34,7 @@ def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> torch.
 def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bool = True) -> Iterator[np.ndarray]:
     """Positions of each step's examples: `epochs` passes in an order drawn by name, or `steps` batches from as many
     passes as they need.  lonely: whether a last batch of one example may stand alone (BatchNorm cannot train on it)."""
+    assert training.batch_size is not None  # null is for private sampling, which makes no batches
     order = stream(seed, *names, "order")
     size, wanted, made = training.batch_size, training.steps, 0
     for _ in range(wanted or training.epochs or 1):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.algorithms import Plain, make_rule
+from clients.private import Protection, protect
 from clients.state import SiteStates
 from clients.training import make_optimizer
 from fedvision.experiment import Experiment
@@ -43,6 +44,7 @@ class Workbench:
     tensors: dict[str, Tensor]
     weights: dict[str, nn.Parameter]
     lonely: bool
+    protection: Protection | None
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod
@@ -61,6 +63,7 @@ class Workbench:
             optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
             encoder=Encoder(layout), tensors=model.state_dict(), weights={name: model.get_parameter(name) for name in own.weights},
             lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
+            protection=protect(experiment, model, task, own, device, shape),
         )  # fmt: skip
 
     def load(self, state: State, own: State) -> None:

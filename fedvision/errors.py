@@ -2,6 +2,8 @@
 
     FedvisionError                exit 1
     ├── ConfigError               exit 2   a key, value or combination in a config that cannot be
+    │   └── ModelRefused          exit 2   a model, loss or algorithm that a protection cannot protect
+    ├── BudgetExhausted           (caught by the site: a step that its plan does not pay for -> Declined)
     ├── DataError                 exit 1   images, labels or manifests that cannot be used
     │   └── CorruptImage
     ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
@@ -25,6 +27,14 @@ class ConfigError(FedvisionError):
     """A config that cannot be run: names the key, the value, what is allowed and the nearest key."""
 
     exit_code = 2
+
+
+class ModelRefused(ConfigError):
+    """A model, loss or algorithm whose steps a protection cannot bound: names the layer and what to change."""
+
+
+class BudgetExhausted(FedvisionError):
+    """A step that would spend more than was planned; the site answers `Declined` before anything is computed."""
 
 
 class DataError(FedvisionError):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
+from fedvision.protections import UNDER_PRIVACY, Central, DpSgd, Local
 from fedvision.schema import Section, read_yaml, validate, with_settings
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -199,7 +200,7 @@ class Training(Section):
     learning_rate: float = Field(0.05, gt=0, description="η_l, at the first round")
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd, inside one round")
     weight_decay: float = Field(0.0, ge=0, description="L2 (sgd) or decoupled (adamw), per step")
-    batch_size: Positive = Field(32, description="examples a step")
+    batch_size: Positive | None = Field(32, description="examples a step; null where privacy samples them")
     epochs: Positive | None = Field(1, description="passes over a site's training data a round; null where steps is given")
     steps: Positive | None = Field(None, description="steps a round, whatever a site holds; null where epochs is given")
     schedule: Literal["constant", "cosine", "step"] = Field("constant", description="of the learning rate over the rounds")
@@ -293,10 +294,24 @@ class Experiment(Section):
     strategy: Strategy = Field(default_factory=FedAvg)
     model: Model = Field(default_factory=Model)
     training: Training = Field(default_factory=Training)
+    privacy: DpSgd | Central | Local | None = Field(None, discriminator="mechanism", description="what the run promises; null = nothing")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     encoding: Encoding = Field(default_factory=Encoding)
     engine: Engine = Field(default_factory=Engine)
     tracking: Tracking = Field(default_factory=Tracking)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _public_numbers_by_default(cls, values: Any) -> Any:
+        """Under privacy, an absent key is what it must be, and not its usual default, which would be refused."""
+        privacy = values.get("privacy") if isinstance(values, dict) else None
+        if not isinstance(privacy, dict):
+            return values
+        must: dict[str, dict[str, Any]] = {"federation": {"weighting": "uniform"}, "evaluation": {"sites": "none"}}
+        if privacy.get("mechanism") == "dp_sgd":
+            must["training"] = {"batch_size": None, "epochs": None}
+        given = {key: values.get(key) or {} for key in must}
+        return values | {key: must[key] | given[key] for key in must if isinstance(given[key], dict)}
 
     @field_validator("seed")
     @classmethod
@@ -314,6 +329,7 @@ class Experiment(Section):
 
 def _complaints(e: Experiment) -> Any:
     """What works with what: each sentence names both keys, their values, and the way out."""
+    yield from _privacy_complaints(e)
     f, sites = e.federation, e.partition.sites
     if f.sampling == "fixed" and f.cohort is None:
         yield "federation.sampling = fixed needs federation.cohort, the number of sites asked a round"
@@ -359,6 +375,51 @@ def _complaints(e: Experiment) -> Any:
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.name == "inline" and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = inline exclude each other: a loop has one worker; use ray or flower"
+
+
+def _privacy_complaints(e: Experiment) -> Any:
+    """What cannot be combined with a promise, because it would not be covered by it."""
+    p, t, f = e.privacy, e.training, e.federation
+    if not isinstance(p, DpSgd) and t.batch_size is None:
+        yield "training.batch_size = null is for privacy.mechanism = dp_sgd, which samples; give a number"
+    if p is None:
+        return
+    allowed, why = UNDER_PRIVACY[e.strategy.name][p.mechanism]
+    if not allowed:
+        fine = ", ".join(name for name, kinds in UNDER_PRIVACY.items() if kinds[p.mechanism][0])
+        yield f"strategy.name = {e.strategy.name} and privacy.mechanism = {p.mechanism} exclude each other: {why}; use one of {fine}"
+    if isinstance(p, DpSgd) and (t.batch_size is not None or t.epochs is not None):
+        size, batch, epochs = f.max_examples, t.batch_size or 32, t.epochs or 1
+        yield (
+            f"training.batch_size = {t.batch_size} and training.epochs = {t.epochs} depend on how much a site holds, which is private: under "
+            "privacy.mechanism = dp_sgd set both to null, and give public numbers. With federation.max_examples "
+            f"= {size} as the public size of a site they would be privacy.sampling_rate = {min(1.0, batch / size):.4g}, "
+            f"training.steps = {max(1, -(-epochs * size // batch))}, privacy.divisor = {min(batch, size)}"
+        )
+    if f.weighting != "uniform":
+        yield f"federation.weighting = {f.weighting} tells how much a site holds, which privacy keeps to itself; set weighting to uniform"
+    if e.evaluation.sites != "none":
+        yield (
+            f"evaluation.sites = {e.evaluation.sites} sends figures of private images in the clear, and privacy is on: set it to none, and "
+            "evaluation.server to public data"
+        )
+    if t.gradient_clip is not None and isinstance(p, DpSgd):
+        yield f"training.gradient_clip = {t.gradient_clip:g} and privacy exclude each other: privacy.clip bounds each unit; set gradient_clip to null"
+    if e.model.norm_statistics == "averaged" and e.model.norm == "batch":
+        yield (
+            "model.norm = batch with model.norm_statistics = averaged reads private images without clip or noise: set model.norm to group, or "
+            "norm_statistics to frozen"
+        )
+    if p.simulation_only_seed is not None and isinstance(e.data, ImageFolder):
+        yield (
+            f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = image_folder exclude each other: noise that can be "
+            "repeated protects nobody's images; set simulation_only_seed to null"
+        )
+
+
+def keeps_replies(experiment: Experiment) -> bool:
+    """Whether sites store what they released, so that asking again draws no noise again."""
+    return experiment.privacy is not None and experiment.privacy.simulation_only_seed is None and experiment.privacy.mechanism != "central"
 
 
 def has_site_state(experiment: Experiment) -> bool:

@@ -6,6 +6,7 @@ import torch
 
 from fedvision.experiment import Experiment
 from fedvision.models import Parts
+from fedvision.protections import Central
 from fedvision.sums import COUNT, Field, Layout
 
 LARGEST_LOSS = 1e4  # nats: a mean training loss beyond it makes the site decline
@@ -16,7 +17,8 @@ def declare(experiment: Experiment, state: Mapping[str, torch.Tensor], parts: Pa
     """The layout of the run's vector.  `state`: the model's, for the shapes; `sites`: how many there are.
 
     weights, buffers: updates, w_i-weighted.  control: SCAFFOLD's Δc, unweighted (its paper averages it uniformly).
-    count: w_i times the divisor.  examples, loss: of training, for the record.
+    count: w_i times the divisor.  examples, loss: of training, for the record; under privacy they do not leave a site.
+    unclipped: whether an update was within the clip norm, where that adapts.
     """
     e, f = experiment.encoding, experiment.federation
 
@@ -29,10 +31,10 @@ def declare(experiment: Experiment, state: Mapping[str, torch.Tensor], parts: Pa
         fields.append(Field("buffers", shapes(parts.buffers), e.range_buffers))
     if experiment.strategy.name == "scaffold":
         fields.append(Field("control", shapes(parts.weights), e.range_weights, weighted=False))
-    fields += [
-        Field("loss", {"": ()}, LARGEST_LOSS),
-        Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True),
-        Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True),
-    ]
+    fields.append(Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True))
+    if experiment.privacy is None:
+        fields += [Field("loss", {"": ()}, LARGEST_LOSS), Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True)]
+    elif isinstance(experiment.privacy, Central) and experiment.privacy.adaptive is not None:
+        fields.append(Field("unclipped", {"": ()}, 1, weighted=False, whole=True))
     most = min(f.cohort or sites, sites)
     return Layout(tuple(fields), e.bits, most, divisor=f.max_examples if by_examples else 1)

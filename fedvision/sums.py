@@ -136,33 +136,33 @@ Values = Mapping[str, float | Mapping[str, np.ndarray | tuple[np.ndarray, np.nda
 
 
 class Encoder:
-    """Writes a site's numbers as integers.  Holds the buffers, also that of the result; one for each worker."""
+    """Writes a site's numbers as integers.  Holds the buffers; one for each worker."""
 
     def __init__(self, layout: Layout):
         self.layout = layout
-        self._out = np.empty(layout.size, layout.dtype)
         self._single = np.empty(CHUNK, np.float32)
         self._double = np.empty(CHUNK, np.float64)
 
     def encode(self, values: Values, count: int, chance: np.random.Generator | None = None) -> np.ndarray:
-        """The vector [layout.size] of `values`, good until the next call: for each field its one number, or by tensor its
-        numbers or a pair (after, before) to be subtracted.
+        """The vector [layout.size] of `values`: for each field its one number, or by tensor its numbers or a pair
+        (after, before) to be subtracted.
 
         count: the site's weight times the layout's divisor (its number of examples, or 1).
         chance: a named stream for stochastic rounding.
         Raises OutOfRange where a number is beyond its field's limit, NaN or infinite.
         """
+        out = np.empty(self.layout.size, self.layout.dtype)
         weight = count / self.layout.divisor
         for f in self.layout.fields:
             factor = self.layout.scale(f.name) * (weight if f.weighted else 1.0)
             value, span = values[f.name], self.layout.span(f.name)
             if isinstance(value, Mapping):
-                self._write(self._out[span], f, value, factor, chance)
+                self._write(out[span], f, value, factor, chance)
             elif abs(value) <= f.limit:
-                self._out[span] = round(value * factor)
+                out[span] = round(value * factor)
             else:
                 raise OutOfRange(_beyond(f, value))
-        return self._out
+        return out
 
     def _write(self, out: np.ndarray, f: Field, tensors: Mapping[str, Any], factor: float, chance: np.random.Generator | None) -> None:
         """All tensors of a field, gathered chunk by chunk, so that many small ones cost no more than a large one."""

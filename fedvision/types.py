@@ -1,5 +1,6 @@
 """What passes between a coordinator and its sites, and what comes out: values, never connections."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
@@ -90,6 +91,30 @@ class Lost:
 
 Reply = ClientUpdate | Measured | Declined | Lost
 
+RELATIONS = {"add_remove": "one added or removed", "replace_one": "one replaced", "zero_out": "one blanked"}
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """(epsilon, delta)-differential privacy, with all that makes the number mean something.
+
+    unit: what one neighbour differs in: example, subject or site.  relation: how, of `RELATIONS`.
+    accountant: how epsilon was computed.
+
+    >>> print(Guarantee(2.5, 1e-5, "example", "add_remove", "pld"))
+    ε = 2.50 at δ = 1e-05 per example (pld, one added or removed)
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    relation: str
+    accountant: str
+
+    def __str__(self) -> str:
+        shown = math.ceil(self.epsilon * 100 - 1e-9) / 100 if math.isfinite(self.epsilon) else self.epsilon  # never rounded down
+        return f"ε = {shown:.2f} at δ = {self.delta:g} per {self.unit} ({self.accountant}, {RELATIONS[self.relation]})"
+
 
 class Exchange(Protocol):
     """A way to ask sites and get their replies: a loop, a pool of workers, a network."""
@@ -101,7 +126,7 @@ class Exchange(Protocol):
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
         """Replies as they come, at most one a site, in any order; a site that is lost gives `Lost` or nothing.
 
-        A `ClientUpdate`'s vector is the caller's until it asks the iterator for the next reply.
+        The caller folds a reply before it asks for the next, so that no more than a few are ever held.
         """
         ...
 

@@ -16,15 +16,17 @@ BLOCK = 1 << 20  # numbers of all sites together that a rule on single updates h
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The sum over `count` sites.  weight: Σ w_i · divisor, a whole number."""
+    """The sum over `count` sites.  mean_loss, examples: of training; None where the sites do not tell (privacy)."""
 
     total: Total
-    mean_loss: float
-    examples: int
+    mean_loss: float | None
+    examples: int | None
 
     @classmethod
     def of(cls, total: Total) -> "Aggregate":
         """From the finished sum."""
+        if "loss" not in total.layout.by_name:
+            return cls(total, None, None)
         weight = total.whole(COUNT) / total.layout.divisor
         loss = float(total.tensor("loss", "")) / weight if total.count else float("nan")
         return cls(total, loss, total.whole("examples") if total.count else 0)

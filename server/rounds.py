@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from fedvision.errors import RoundFailed, UpdateRefused
 from fedvision.evaluation import criterion
-from fedvision.experiment import Experiment, has_site_state
+from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
 from fedvision.types import ClientUpdate, Declined, Exchange, Lost, SiteId, TrainRequest
+from privacy.averaging import delivered
 from server.aggregate import Aggregate, Updates
 from server.checkpoints import Progress
 from server.cohorts import cohort
@@ -119,15 +120,16 @@ class Rounds:
             asked = time.perf_counter()
             record: dict[str, Any] = {"round": number, "attempt": attempts, "status": "skipped", **attempt.record(), "train": None}
             if len(attempt.answered) >= federation.min_replies:
-                record |= {"status": "counted", "update_norm": _mean(sorted(attempt.norms))}
+                tells = self.experiment.privacy is None or self.experiment.privacy.mechanism != "central"
+                record |= {"status": "counted", "update_norm": _mean(sorted(attempt.norms)) if tells else None}
                 state, record["train"] = self._apply(state, attempt, len(sites))
-                if has_site_state(self.experiment):
+                if has_site_state(self.experiment) or keeps_replies(self.experiment):
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
             last = number + 1 == federation.rounds
             due = (number + 1) % self.experiment.evaluation.every == 0 or last
-            record["evaluation"] = self.evaluate(self.strategy.weights(state), number, progress.counted) if due else None
+            record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, progress.counted) if due else None
             evaluated = time.perf_counter()
             waited = asked - began - attempt.fold_seconds
             record["seconds"] = {
@@ -173,14 +175,17 @@ class Rounds:
         most = self.experiment.federation.max_update_norm
         return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most)
 
-    def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any]]:
+    def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any] | None]:
         if isinstance(attempt.sink, Updates):
-            record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
+            record = None
+            if self.experiment.privacy is None:
+                record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
             state = self.strategy.apply(state, attempt.sink, sites)
             attempt.sink.close()
             return state, record
         aggregate = Aggregate.of(attempt.sink)
-        return self.strategy.apply(state, aggregate, sites), {"loss": aggregate.mean_loss, "examples": aggregate.examples}
+        told = {"loss": aggregate.mean_loss, "examples": aggregate.examples} if aggregate.mean_loss is not None else None
+        return self.strategy.apply(state, aggregate, sites), told
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,10 @@ from fedvision.tasks import make_task
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
+from privacy.averaging import delivered
+from privacy.check_model import check_experiment
+from privacy.on_server import Accounted, promise, protected, words
+from privacy.plan import plan_of
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
@@ -59,22 +63,29 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     task = make_task(experiment.task, job.classes)
     model = build(experiment, job.shape, task.outputs)
     initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    strategy = make_strategy(experiment.strategy)
+    plan = plan_of(experiment) if experiment.privacy is not None else None
+    if plan is not None:
+        check_experiment(experiment, job.shape, job.classes)
+        job = replace(job, notes=(*job.notes, *words(plan, experiment)))
+        display.message("\n".join(words(plan, experiment)))
+    strategy = protected(make_strategy(experiment.strategy), experiment, plan)
     layout = declare(experiment, initial, parts(model, experiment), len(exchange.sites()))
     checkpoints = Checkpoints(folder.path / "checkpoints", experiment.tracking.checkpoints)
     state, progress = checkpoints.newest(strategy.init(initial)) or (strategy.init(initial), Progress())
     folder.truncate_rounds(progress.next_round)
     before = _seconds_so_far(folder)
-    journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) else 1)
+    journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) or plan is not None else 1)
     device = torch.device("cuda" if experiment.engine.device != "cpu" and torch.cuda.is_available() else "cpu")
     evaluate = Evaluator(experiment, job.run_id, exchange, task, model, job.own, device, {})
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, journal)
+    every = experiment.evaluation.every
+    recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder)
     display.start(experiment.federation.rounds, progress.next_round)
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:
         state = rounds.run(state, progress)
         if not evaluate.last and progress.next_round == experiment.federation.rounds:  # resumed when all was done
-            evaluate(strategy.weights(state), progress.next_round - 1, progress.counted)
+            evaluate(delivered(strategy, state), progress.next_round - 1, progress.counted)
         journal.settle()
     except BaseException as error:  # recorded, then raised again: also Ctrl-C
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -84,8 +95,10 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     finally:
         journal.close()
         summary = summarise(job, outcome, evaluate.last, task, before + time.perf_counter() - began, started)
+        if plan is not None:
+            summary["privacy"] = promise(plan, experiment)
         if outcome["status"] == "completed":
-            summary |= write_model(folder, strategy.weights(state))
+            summary |= write_model(folder, delivered(strategy, state))
         folder.write_summary(summary)
         display.finish()
     return summary

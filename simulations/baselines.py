@@ -44,6 +44,7 @@ def steps_a_round(experiment: Experiment, examples: int, sites: int, trained_by:
     training, share = experiment.training, asked_share(experiment, sites)
     if training.steps is not None:
         return max(1, round(training.steps * share * trained_by))
+    assert training.batch_size is not None  # null is for private sampling, which set_up refuses here
     return max(1, math.ceil((training.epochs or 1) * examples * share / training.batch_size))
 
 

@@ -97,10 +97,14 @@ def _finish(folder: "RunFolder", summary: dict[str, Any], as_json: bool) -> None
             table.add_row(name, f"{value:.4f}" if value is not None else "-")
     console = Console(stderr=True)
     console.print(table)
+    if summary.get("privacy"):
+        console.print(f"privacy: {summary['privacy']['text']}", highlight=False)
     page = folder.path / "report.html"
     console.print(f"run folder {folder.path}" + (f", report {page}" if page.exists() else ""), soft_wrap=True, highlight=False)
     if as_json:
         said = {"run_dir": str(folder.path), **{key: summary[key] for key in ("rounds", "metrics", "model_sha256", "seconds")}}
+        if summary.get("privacy"):
+            said["privacy"] = summary["privacy"]
         if summary["kind"] == "local":
             said["sites"] = summary["sites"]
         sys.stdout.write(json.dumps(said) + "\n")

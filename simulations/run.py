@@ -62,6 +62,11 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
             print(f"note: the bytes may differ from an uninterrupted run's: {difference}", file=sys.stderr)
         kept = folder.path / "partition.npz"
         return folder, open_federated(experiment, kept if kept.exists() else None)
+    if experiment.privacy is not None and kind != "simulate":
+        raise ConfigError(
+            f"privacy.mechanism = {experiment.privacy.mechanism}: {kind} trains without protection and would not keep the promise; for the line "
+            "without privacy set privacy to null, with training.batch_size and epochs or steps"
+        )
     data = open_federated(experiment)
     task = make_task(experiment.task, data.classes)
     parameters = sum(t.numel() for t in build(experiment, data.shape, task.outputs).state_dict().values())

@@ -1,0 +1,133 @@
+"""A site's private training: what it does with the model in one round, and what of it may leave.
+
+What leaves is the update alone, after noise (dp_sgd, local) or clipped for the coordinator's noise (central): no loss, no
+count, no size, and no refusal that depends on them.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from clients.algorithms import Start
+from clients.training import batches, learning_rate, train
+from fedvision.algorithms import SITE_STATE
+from fedvision.data.site import Site
+from fedvision.errors import BudgetExhausted
+from fedvision.experiment import Experiment, ImageFolder, keeps_replies
+from fedvision.models import Parts
+from fedvision.protections import Central, DpSgd
+from fedvision.seeds import seed_torch, stream
+from fedvision.sums import COUNT, Values
+from fedvision.types import ClientUpdate, Declined, TrainRequest
+from privacy.account import Odometer, Replies
+from privacy.check_model import check_experiment
+from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
+from privacy.noise import Source, for_simulation_only, secret
+from privacy.plan import Plan, plan_of
+from privacy.training import Stepper, make_stepper, train_privately
+
+if TYPE_CHECKING:
+    from clients.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What a worker needs to keep the promise.  stepper: of dp_sgd."""
+
+    plan: Plan
+    stepper: Stepper | None
+
+
+def protect(
+    experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, int, int]
+) -> Protection | None:
+    """The protection of an experiment, its model checked; None where it promises nothing, ModelRefused where it cannot."""
+    p = experiment.privacy
+    if p is None:
+        return None
+    plan = plan_of(experiment)
+    check_experiment(experiment, shape, task.classes)
+    stepper = make_stepper(p, plan.noise_multiplier, model, parts.weights, task.loss, device) if isinstance(p, DpSgd) else None
+    return Protection(plan, stepper)
+
+
+def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate | Declined:
+    """The site's reply: the one that it gave already, or a new one, charged before it is computed."""
+    experiment, p = bench.experiment, bench.experiment.privacy
+    assert p is not None and bench.protection is not None
+    if p.simulation_only_seed is not None and isinstance(experiment.data, ImageFolder):
+        return Declined(site.id, request.round, "not_private", "privacy.simulation_only_seed: noise that repeats, on images of one's own")
+    kept = Replies(bench.states.folder, site.id) if keeps_replies(experiment) else None
+    if kept is not None:
+        kept.forget(request.counted)
+        vector = kept.find(request, bench.layout.digest)
+        if vector is not None:
+            return _update(request, site, bench, vector)
+    account = Odometer(bench.states.folder, site.id, bench.protection.plan, repeatable=kept is None) if p.mechanism != "central" else None
+    if account is not None:
+        try:
+            account.reserve(request.round, request.attempt)
+        except BudgetExhausted as error:
+            return Declined(site.id, request.round, "budget", str(error))
+    reply = _train(request, site, bench)
+    if kept is not None:
+        kept.keep(request, reply)
+    if account is not None:
+        account.settle(request.round, request.attempt)
+    return reply
+
+
+def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate:
+    experiment, p = bench.experiment, bench.experiment.privacy
+    assert p is not None and bench.protection is not None
+    training = experiment.training
+    own = bench.states.current(site.id, request.counted) if experiment.strategy.name in SITE_STATE else {}
+    bench.load(request.model, {})
+    names = ("site", site.id, "round", request.round)
+    source = secret() if p.simulation_only_seed is None else for_simulation_only(p.simulation_only_seed, *names, "attempt", request.attempt)
+    seed_torch(experiment.seed, *names)
+    rate = learning_rate(training, request.round, experiment.federation.rounds)
+    optimizer = bench.fresh_optimizer(rate)
+    start = Start(bench.weights, request.model, request.extras, own)
+    fields: Values = {}
+    keep: dict[str, torch.Tensor] = {}
+    if isinstance(p, DpSgd):
+        assert bench.protection.stepper is not None
+        steps = training.steps or 1
+        train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
+        fields, keep = bench.rule.finish(start, rate * steps, {})
+        values: dict[str, Any] = {**bench.updates(request.model), **fields}
+    else:
+        if len(site.train):
+            order = batches(len(site.train), training, experiment.seed, *names, lonely=bench.lonely)
+            train(bench.model, bench.task, site.train, order, optimizer, bench.device, training.gradient_clip, bench.rule.correct(start))
+        values = _clipped(request, bench, source)
+    values[COUNT] = 1
+    chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
+    vector = bench.encoder.encode(values, 1, chance)
+    if keep:
+        bench.states.keep(site.id, request.round, keep)
+    return _update(request, site, bench, vector)
+
+
+def _clipped(request: TrainRequest, bench: "Workbench", source: Source) -> dict[str, Any]:
+    """The update, clipped for central noise, or clipped and noised here."""
+    p = bench.experiment.privacy
+    assert p is not None and bench.protection is not None
+    update = {n: bench.tensors[n].cpu().numpy() - request.model[n].numpy() for n in bench.parts.weights}
+    clip = float(request.extras[EXTRA]["clip"]) if isinstance(p, Central) else p.clip
+    bounded, within = clipped(update, clip, rounding_of(bench.layout))
+    if isinstance(p, Central):
+        bits = {UNCLIPPED: float(within)} if p.adaptive is not None else {}
+        return {"weights": bounded, **bits}
+    return {"weights": noisy(bounded, bench.protection.plan.noise_multiplier * clip, source)}
+
+
+def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray) -> ClientUpdate:
+    """The reply.  Its `work`, which the simulated clock runs on, is a public number too."""
+    p, steps = bench.experiment.privacy, bench.experiment.training.steps or 1
+    work = round(steps * p.divisor * p.views) if isinstance(p, DpSgd) else steps * (bench.experiment.training.batch_size or 1)
+    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, work)

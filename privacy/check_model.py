@@ -1,0 +1,184 @@
+"""Whether a model and its loss can be protected at all: the claims that DP-SGD rests on, tried on this very model.
+
+1. Nothing but the parameters changes in training: no running statistic takes in images without clip or noise.
+2. The loss of one image does not move with the others.
+3. Per-unit gradients are those of one unit at a time, in double precision, in both memory formats.
+4. One unit more moves the clipped sum by at most the clip norm, however it is made.
+
+A model that fails is refused with what to change.  Random images of the run's shape do; no data is read.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedvision.errors import ModelRefused
+from fedvision.experiment import Experiment
+from fedvision.protections import DpSgd
+from privacy.gradients import Clipping, Loss
+
+TOLERANCE = 1e-3
+UNITS = 3  # not a divisor of usual numbers of tokens and windows, so that a mix-up of dimensions shows
+_checked: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim, and by how much it holds: `measured` against its `limit`."""
+
+    claim: str
+    measured: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.measured:.2g} (limit {self.limit:g})"
+
+
+def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...]) -> list[Finding]:
+    """The findings on the model and loss of `experiment`, [] where this process has checked them already; ModelRefused
+    where one fails."""
+    from fedvision.models import build, parts
+    from fedvision.tasks import make_task
+
+    known = repr((experiment.model, experiment.task, experiment.privacy, shape, len(classes)))
+    if known in _checked:
+        return []
+    task = make_task(experiment.task, classes)
+    model = build(experiment, shape, task.outputs)
+    own = parts(model, experiment)
+    if own.buffers:
+        raise ModelRefused(
+            f"{own.buffers[0]} is a running statistic of private images, which would be sent without clip or noise: set model.norm to group, or "
+            "model.norm_statistics to frozen"
+        )
+    findings: list[Finding] = []
+    if isinstance(experiment.privacy, DpSgd):
+        generator = torch.Generator().manual_seed(0)
+        rows = UNITS * experiment.privacy.views * (experiment.privacy.max_images or 1)
+        inputs = torch.randn(rows, *shape, generator=generator)
+        targets = torch.randint(0, task.outputs, (rows,), generator=generator)
+        findings = check_model(model, task.loss, own.weights, inputs, targets, experiment.privacy)
+    _checked.add(known)
+    return findings
+
+
+def check_model(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tensor, targets: Tensor, spec: DpSgd) -> list[Finding]:
+    """The findings; ModelRefused with the first claim that does not hold.  inputs, targets: `UNITS` units, rows of a unit
+    side by side.  The model given is left as it is."""
+    model = without_chance(copy.deepcopy(model)).train()
+    _keeps_its_buffers(model, inputs)
+    findings = [_isolation(model, loss, inputs, targets), *_agreement(model, loss, names, inputs, targets, spec)]
+    findings.append(_sensitivity(model, loss, names, inputs, targets, spec))
+    for finding in findings:
+        if not finding.measured <= finding.limit:
+            raise ModelRefused(f"{type(model).__name__} cannot be protected: {finding}")
+    return findings
+
+
+def without_chance(model: nn.Module) -> nn.Module:
+    """`model` with dropout and stochastic depth turned off, so that two passes can be compared."""
+    for module in model.modules():
+        for name in ("p", "drop_prob", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def _keeps_its_buffers(model: nn.Module, inputs: Tensor) -> None:
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    with torch.no_grad():
+        model(inputs)
+    for name, b in model.named_buffers():
+        if not torch.equal(b, before[name]):
+            raise ModelRefused(
+                f"{name} takes in the images of a batch in training, without clip or noise: replace BatchNorm by GroupNorm (model.norm = group), "
+                "freeze its statistics (model.norm_statistics = frozen), or use no running statistics"
+            )
+
+
+def _isolation(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> Finding:
+    """How far the first image's loss moves when all others are replaced; nats, relative where large."""
+    model = copy.deepcopy(model).double()
+    others, labels = inputs.double().clone(), targets.clone()
+    others[1:] = -3 * others[1:].flip(0) + 1
+    labels[1:] = labels[1:].roll(1)
+    with torch.no_grad():
+        mine = loss(model(inputs.double()), targets)
+        if mine.shape != (len(inputs),):
+            raise ModelRefused(
+                f"the loss gives {tuple(mine.shape)} numbers for {len(inputs)} images: it must give one an image, before any mean"
+            )
+        moved = abs(float(mine[0] - loss(model(others), labels)[0])) / max(1.0, abs(float(mine[0])))
+    return Finding("how far the loss of one image moves with the others (use a loss and layers that treat each image alone)", moved, 1e-6)
+
+
+def one_at_a_time(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tensor, targets: Tensor, units: int) -> Tensor:
+    """The reference: each unit's gradient from a backward pass of its own, [units, parameters]."""
+    each, rows = len(inputs) // units, []
+    parameters = [model.get_parameter(name) for name in names]
+    for u in range(units):
+        mine = slice(u * each, (u + 1) * each)
+        found = torch.autograd.grad(loss(model(inputs[mine]), targets[mine]).sum(), parameters, allow_unused=True)
+        rows.append(
+            torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)])
+        )
+    return torch.stack(rows)
+
+
+def _made(model: nn.Module, names: Sequence[str], spec: DpSgd) -> Any:
+    from privacy.training import make_stepper
+
+    return make_stepper(spec, 1.0, model, names, lambda outputs, targets: outputs, torch.device("cpu")).gradients
+
+
+def _agreement(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tensor, targets: Tensor, spec: DpSgd) -> list[Finding]:
+    """Norms and clipped sums against the reference, in double precision, for both memory formats."""
+    model, inputs = copy.deepcopy(model).double(), inputs.double()
+    units = len(inputs) if spec.gradients == "opacus" else UNITS
+    reference = one_at_a_time(model, loss, names, inputs, targets, units)
+    norms = reference.norm(dim=1)
+    clipping = Clipping(float(norms.median()), "flat")
+    wanted = (reference * clipping.weights({"all": norms.square()})["all"][:, None]).sum(0)
+    findings = []
+    for name, memory in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
+        total = torch.zeros_like(wanted)
+        images = inputs.contiguous(memory_format=memory) if inputs.dim() == 4 else inputs
+        found = _made(model, names, spec).clipped_sum(
+            images, targets, loss, torch.ones(len(inputs), dtype=torch.float64), units, clipping, total
+        )
+        error = max(
+            float(((found - norms) / norms.clamp(min=1e-12)).abs().max()), float((total - wanted).norm() / wanted.norm().clamp(min=1e-12))
+        )
+        findings.append(Finding(f"per-unit gradients against one unit at a time, {name} (relative error)", error, TOLERANCE))
+    return findings
+
+
+def _sensitivity(model: nn.Module, loss: Loss, names: Sequence[str], inputs: Tensor, targets: Tensor, spec: DpSgd) -> Finding:
+    """The largest ‖f(D ∪ x) − f(D)‖ / C over ordinary and hostile units x, as the run itself would compute f."""
+    clipping = Clipping(spec.clip, spec.clipping, spec.stability)
+    made = _made(model, names, spec)
+    units = len(inputs) if spec.gradients == "opacus" else UNITS
+    each = len(inputs) // units
+    worst = 0.0
+    for hostile in (
+        lambda x: x,
+        lambda x: 1e4 * x,
+        lambda x: torch.full_like(x, -50.0),
+        torch.zeros_like,
+        lambda x: torch.full_like(x, math.nan),
+    ):
+        images = inputs.clone()
+        images[-each:] = hostile(images[-each:])
+        sums = []
+        for n in (units, units - 1):
+            total = torch.zeros(made.total)
+            made.clipped_sum(images[: n * each], targets[: n * each], loss, torch.ones(n * each), n, clipping, total)
+            sums.append(total.double())
+        moved = float((sums[0] - sums[1]).norm()) / spec.clip
+        worst = max(worst, moved if math.isfinite(moved) else math.inf)
+    return Finding("how far one unit more moves the clipped sum, over the clip norm", worst, 1 + TOLERANCE)
