@@ -69,13 +69,14 @@ def apply(vector: np.ndarray, masks: Sequence[Mask], ring: Ring, part: int = 0, 
     if vector.shape != (ring.size,) or vector.dtype.kind not in "iu":
         raise AggregationRefused("malformed", f"a vector {vector.dtype}{vector.shape}, and the ring holds {ring.size} integers")
     out = np.empty(ring.size, ring.dtype) if out is None else out
+    same = out.ctypes.data == vector.ctypes.data and out.itemsize == vector.itemsize
     streams = [(_stream(mask.key, part), np.add if mask.add else np.subtract) for mask in masks]
     step = CHUNK // ring.dtype.itemsize
     words = bytearray(CHUNK)
     numbers = np.frombuffer(words, ring.dtype)
     for start in range(0, ring.size, step):
         piece = out[start : start + step]
-        if out is not vector:
+        if not same:
             np.copyto(piece, vector[start : start + step], casting="unsafe")  # two's complement: reduced modulo the word
         count = len(piece)
         zeros = _ZEROS[: piece.nbytes]
@@ -85,6 +86,12 @@ def apply(vector: np.ndarray, masks: Sequence[Mask], ring: Ring, part: int = 0, 
         if not ring.exact:
             np.bitwise_and(piece, (1 << ring.bits) - 1, out=piece)
     return out
+
+
+def in_place(vector: np.ndarray, ring: Ring) -> np.ndarray | None:
+    """The vector's own memory as the ring's words, None where its numbers are of another size: a fresh one costs page faults."""
+    fits = vector.dtype.kind in "iu" and vector.dtype.itemsize == ring.dtype.itemsize
+    return vector.view(ring.dtype) if fits and vector.flags.c_contiguous and vector.flags.writeable else None
 
 
 def pack(vector: np.ndarray, ring: Ring) -> memoryview:

@@ -57,7 +57,11 @@ from privacy.secure_aggregation.thresholds import Thresholds, agreed
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a site has to give.  terms: as the site itself computed them; vectors: one a ring, made when all checks are passed."""
+    """What a site has to give.  terms: as the site itself computed them.
+
+    vectors: makes one integer vector a ring, called when all checks are passed.  The protocol may mask them in place: they
+    are its own from then on.
+    """
 
     terms: Terms
     vectors: Callable[[], Sequence[np.ndarray]]
@@ -183,7 +187,7 @@ class SecureSite:
         if self.charge is not None:
             self.charge(message.session)
         bodies = [
-            masks.pack(masks.apply(v, applied, ring, part), ring)
+            masks.pack(masks.apply(v, applied, ring, part, masks.in_place(v, ring)), ring)
             for part, (v, ring) in enumerate(zip(vectors, message.terms.rings, strict=True))
         ]
         body = bodies[0] if len(bodies) == 1 else b"".join(bodies)
@@ -245,14 +249,14 @@ class SecureSite:
         ]
         return [own, *pairs]
 
-    def _record_sent(
-        self, message: Begin, attempt: Attempt, listed: KeyList, thresholds: Thresholds, asked: bytes, masked: Masked
-    ) -> None:
+    def _record_sent(self, message: Begin, attempt: Attempt, listed: KeyList, thresholds: Thresholds, asked: bytes, masked: Masked) -> None:
         publics = {k.site: k.box for k in listed.keys}
         opened = [
             (d.dealer, unseal(attempt.box, publics[d.dealer], attempt.listed, d.dealer, self.site, d.sealed)) for d in message.deliveries
         ]
-        held = [Held(dealer, both[: shamir.SHARE], both[shamir.SHARE :]) for dealer, both in opened if both and len(both) == 2 * shamir.SHARE]
+        held = [
+            Held(dealer, both[: shamir.SHARE], both[shamir.SHARE :]) for dealer, both in opened if both and len(both) == 2 * shamir.SHARE
+        ]
         sent = replace(
             attempt, mask=b"", box=b"", seed=b"", held=(*attempt.held, *held), begun=asked, transcript=masked.transcript,
             cohort=message.cohort, history=lists_of(message.history), signature=masked.signature,
@@ -383,4 +387,5 @@ def _agreed(function: Callable[..., bytes], *arguments: Any) -> bytes:
     try:
         return function(*arguments)
     except ValueError:
-        raise AggregationRefused("small_order", "a public key of another site is one whose shared secrets anybody knows") from None
+        require("small_order", False, "a public key of another site is one whose shared secrets anybody knows")
+        raise

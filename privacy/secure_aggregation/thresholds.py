@@ -27,7 +27,9 @@ def agreed(keys: Sequence[Keys]) -> Thresholds:
     sites = len(keys)
     signatures = max(least_threshold(sites), *(k.threshold for k in keys)) if keys else 1
     cohort = max(2, *(k.cohort for k in keys)) if keys else 2
-    require("threshold", max(signatures, cohort) <= sites, f"{sites} sites, and {signatures} signatures and {cohort} in a sum are asked for")
+    require(
+        "threshold", max(signatures, cohort) <= sites, f"{sites} sites, and {signatures} signatures and {cohort} in a sum are asked for"
+    )
     return Thresholds(signatures, cohort, neighbourhood(sites, signatures))
 
 

@@ -76,7 +76,11 @@ def record_of(number: int, rounds: int, sites: list[str], cohort: int, evaluated
     missing = {site: ["absent", "dropout", "late"][int(random.integers(3))] for site in asked if random.random() < 0.06}
     left = [site for site in asked if site not in missing]
     refused = {site: "not_finite: conv1.weight holds 3 NaN" for site in left if site == sites[3] and number >= 5}
-    declined = {site: "out_of_range: an update of 21.4 is beyond encoding.range_weights = 16" for site in left if site == sites[7 % len(sites)] and number % 9 == 4}
+    declined = {
+        site: "out_of_range: an update of 21.4 is beyond encoding.range_weights = 16"
+        for site in left
+        if site == sites[7 % len(sites)] and number % 9 == 4
+    }
     answered = [site for site in left if site not in refused and site not in declined]
     train, send = 0.9 + 0.2 * random.random(), 0.05 + 0.02 * random.random()
     return {
@@ -88,7 +92,10 @@ def record_of(number: int, rounds: int, sites: list[str], cohort: int, evaluated
         "declined": declined,
         "refused": refused,
         "missing": missing,
-        "train": {"loss": 2.3 * float(np.exp(-4.0 * number / rounds)) + 0.08 + float(random.normal(0, 0.01)), "examples": 120 * len(answered)},
+        "train": {
+            "loss": 2.3 * float(np.exp(-4.0 * number / rounds)) + 0.08 + float(random.normal(0, 0.01)),
+            "examples": 120 * len(answered),
+        },
         "update_norm": float(3.0 / (1 + number / 4) + 0.1 * random.random()),
         "evaluation": _evaluation(number, rounds, sites) if evaluated else None,
         "seconds": {"send": send, "train": train, "sum": 0.04, "evaluate": 0.25, "total": send + train + 0.29},
@@ -118,7 +125,14 @@ def make_run(
     folder.write_environment(
         {
             "python": "3.11.9",
-            "versions": {"torch": "2.12.1", "torchvision": "0.27.1", "numpy": "2.4.6", "flwr": "1.41.0", "ray": "2.55.1", "fedvision": "0.1.0"},
+            "versions": {
+                "torch": "2.12.1",
+                "torchvision": "0.27.1",
+                "numpy": "2.4.6",
+                "flwr": "1.41.0",
+                "ray": "2.55.1",
+                "fedvision": "0.1.0",
+            },
             "cpu": "AMD EPYC 7B13",
             "cpu_capability": "AVX2",
             "machine": "x86_64",
