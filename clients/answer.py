@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from clients.algorithms import Start
+from clients.masked import answer_masked
 from clients.training import batches, learning_rate, train
 from clients.workbench import Workbench
 from fedvision.data.site import Site
@@ -15,7 +16,7 @@ from fedvision.errors import OutOfRange
 from fedvision.evaluation import measure
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT, Values
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, TrainRequest
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SecureRequest, TrainRequest
 
 log = logging.getLogger("fedvision.site")
 
@@ -26,6 +27,8 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
     try:
         if isinstance(request, EvaluateRequest):
             return _evaluate(request, site, bench)
+        if isinstance(request, SecureRequest):
+            return answer_masked(request, site, bench, _train)
         return _train(request, site, bench)
     except OutOfRange as error:
         return Declined(site.id, request.round, "out_of_range", str(error))

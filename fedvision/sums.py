@@ -215,6 +215,19 @@ class Total:
         self.count += 1
         return norm
 
+    def put(self, vector: np.ndarray, count: int) -> None:
+        """Take the sum over `count` sites, which nobody has seen one by one; UpdateRefused where it is beyond what they may send."""
+        for f in self.layout.fields:
+            lowest, highest, _ = _extent(vector[self.layout.span(f.name)], self._double, squares=False)
+            most = count * (f.limit * self.layout.scale(f.name) + 1)  # + 1: rounding at the limit itself
+            if max(-lowest, highest) > most:
+                raise UpdateRefused("sum_out_of_range", f"{f.name} sums to {lowest} to {highest}, beyond what {count} sites can send")
+        weight = int(vector[self.layout.span(COUNT)][0])
+        if weight < count:
+            raise UpdateRefused("sum_out_of_range", f"{COUNT} sums to {weight}, and each of {count} sites sends 1 or more")
+        np.copyto(self.sum, vector)
+        self.count = count
+
     def whole(self, field_name: str) -> int:
         """The sum of a field that is one whole number."""
         return int(self.sum[self.layout.span(field_name)][0])

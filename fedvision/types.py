@@ -40,7 +40,20 @@ class EvaluateRequest:
     counted: int | None = None
 
 
-Request = TrainRequest | EvaluateRequest
+@dataclass(frozen=True)
+class SecureRequest:
+    """A step of secure aggregation.  messages: the protocol's, in their bytes, answered in this order.
+
+    train: what to train on, where one of them asks for a masked vector.
+    """
+
+    run: str
+    round: int
+    messages: tuple[bytes, ...]
+    train: TrainRequest | None = None
+
+
+Request = TrainRequest | EvaluateRequest | SecureRequest
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,16 @@ class Lost:
     kind: str
 
 
-Reply = ClientUpdate | Measured | Declined | Lost
+@dataclass(frozen=True)
+class SecureReply:
+    """A site's answers to a `SecureRequest`, one a message, in their bytes; nothing of the site beside them."""
+
+    site: SiteId
+    round: int
+    messages: tuple[bytes, ...]
+
+
+Reply = ClientUpdate | Measured | SecureReply | Declined | Lost
 
 
 class Exchange(Protocol):

@@ -24,9 +24,11 @@ from fedvision.tasks import make_task
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
+from privacy.secure_aggregation.roster import Roster
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
+from server.masked import MaskedSums
 from server.rounds import Rounds
 from server.strategies import make_strategy
 
@@ -35,7 +37,10 @@ log = logging.getLogger("fedvision.server")
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test")."""
+    """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test").
+
+    roster: of the sites, where they mask what they send.
+    """
 
     experiment: Experiment
     folder: RunFolder
@@ -44,6 +49,7 @@ class Assignment:
     own: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     listeners: list[Listener] = field(default_factory=list)
+    roster: Roster | None = None
 
     @property
     def run_id(self) -> str:
@@ -68,7 +74,8 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) else 1)
     device = torch.device("cuda" if experiment.engine.device != "cpu" and torch.cuda.is_available() else "cpu")
     evaluate = Evaluator(experiment, job.run_id, exchange, task, model, job.own, device, {})
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, journal)
+    masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, journal, masked)
     display.start(experiment.federation.rounds, progress.next_round)
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:

@@ -19,14 +19,14 @@ _F64 = struct.Struct(">d")
 
 
 @cache
-def _parts(kind: type) -> tuple[tuple[str, Any], ...]:
+def _parts(kind: Any) -> tuple[tuple[str, Any], ...]:
     hints = get_type_hints(kind)
     return tuple((f.name, hints[f.name]) for f in fields(kind))
 
 
 def pieces(value: Any) -> Iterator[bytes | memoryview]:
     """The encoding of a dataclass, in pieces, so that a long body is never copied."""
-    for name, kind in _parts(type(value)):
+    for name, kind in _parts(value.__class__):
         yield from _write(getattr(value, name), kind)
 
 

@@ -97,7 +97,7 @@ def in_place(vector: np.ndarray, ring: Ring) -> np.ndarray | None:
 def pack(vector: np.ndarray, ring: Ring) -> memoryview:
     """The vector's bytes as they travel: little-endian, without gaps.  No copy where the words have none."""
     if ring.exact:
-        return memoryview(np.ascontiguousarray(vector)).cast("B")
+        return np.ascontiguousarray(vector).data.cast("B")
     out = np.zeros(ring.packed + 8, np.uint8)
     for start in range(0, ring.size, CHUNK):  # CHUNK is even, so that each piece starts on a byte
         part = vector[start : start + CHUNK]
@@ -106,7 +106,7 @@ def pack(vector: np.ndarray, ring: Ring) -> memoryview:
             out[at : at + 3 * len(part)].reshape(-1, 3)[:] = part.view(np.uint8).reshape(-1, 4)[:, :3]
         else:
             _pack20(part, out[at:])
-    return memoryview(out)[: ring.packed].cast("B")
+    return memoryview(out[: ring.packed].data)
 
 
 def _pack20(part: np.ndarray, out: np.ndarray) -> None:

@@ -96,12 +96,12 @@ class Pinned:
         self._keys = self.roster.keys
 
     @classmethod
-    def join(cls, signed: SignedRoster, fingerprint: bytes, minimum_cohort: int, **rules: bool) -> "Pinned":
+    def join(cls, signed: SignedRoster, fingerprint: bytes, minimum_cohort: int, allow_additions: bool = False) -> "Pinned":
         """Pin `signed`, whose fingerprint the site has got by a way that is not the coordinator's."""
         require("roster", signed.roster.fingerprint == fingerprint, "the roster is not the one whose fingerprint was given to this site")
         require("malformed", _well_formed(signed.roster), "a roster's sites are in the order of their names, with distinct keys")
         _check_signatures(signed, signed.roster.authorities, signed.roster.quorum)
-        return cls(signed.roster, minimum_cohort, **rules)
+        return cls(signed.roster, minimum_cohort, allow_additions=allow_additions)
 
     def key(self, site: str) -> bytes | None:
         """The public key of a site of the roster."""

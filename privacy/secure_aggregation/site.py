@@ -190,9 +190,9 @@ class SecureSite:
             masks.pack(masks.apply(v, applied, ring, part, masks.in_place(v, ring)), ring)
             for part, (v, ring) in enumerate(zip(vectors, message.terms.rings, strict=True))
         ]
-        body = bodies[0] if len(bodies) == 1 else b"".join(bodies)
-        masked = sign(Masked(message.session, self.site, transcript, body), self.identity)  # type: ignore[arg-type]
-        self.store.write(_beside("body", message.session), body)
+        sent = bodies[0] if len(bodies) == 1 else b"".join(bodies)
+        masked = sign(Masked(message.session, self.site, transcript, sent), self.identity)  # type: ignore[arg-type]
+        self.store.write(_beside("body", message.session), sent)
         self._record_sent(message, attempt, listed, thresholds, asked, masked)
         return masked
 

@@ -72,7 +72,16 @@ def test_aes_256_ctr_is_sp_800_38a_section_f_5_5():
 def test_the_mask_stream_gives_its_golden_words():
     ring = masks.Ring(32, 1_000_000)
     words = masks.apply(np.zeros(ring.size, np.uint32), [masks.Mask(COUNTING, True)], ring)
-    assert [f"{w:08x}" for w in words[:8]] == ["b60090f2", "d09f492a", "6a9af3a9", "80772edd", "ae765df0", "e59fb94a", "319bf6a6", "3d36c248"]
+    assert [f"{w:08x}" for w in words[:8]] == [
+        "b60090f2",
+        "d09f492a",
+        "6a9af3a9",
+        "80772edd",
+        "ae765df0",
+        "e59fb94a",
+        "319bf6a6",
+        "3d36c248",
+    ]
     assert int(words.sum(dtype=np.uint64)) % 2**32 == 3731728088
     assert hashlib.sha256(words.tobytes()).hexdigest() == "a567e55199fd97f1079984e01c831cbce2f35dcba282b8e69052c75e4a0b8584"
 

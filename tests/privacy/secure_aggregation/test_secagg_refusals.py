@@ -355,7 +355,7 @@ def large() -> tuple[Federation, object]:
 
 @violation("in_degree")
 def more_sites_that_drew_this_one_than_chance_explains():
-    f, attempt = large()
+    f, _ = large()
     assert neighbourhood(80, 54).in_degree < 79
     boxes = tuple(Delivery(name, b"") for name in f.names[1:])
     return f.tell("s0000", Begin(f.session(), f.terms(), tuple(f.names), (), boxes))
