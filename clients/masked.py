@@ -20,6 +20,7 @@ from privacy.secure_aggregation.site import Contribution, SecureSite
 from privacy.secure_aggregation.store import Files
 from privacy.secure_aggregation.terms import terms_of
 
+SIMULATED = "simulated"  # a file of this name in a site's folder: the site is simulated, and its disk need not be synced
 Train = Callable[[TrainRequest, Site, Workbench], ClientUpdate | Declined]
 
 
@@ -38,7 +39,8 @@ def masking_folder(states: Path, site: SiteId) -> Path:
 
 def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
     """The site's half of the protocol, as its folder left it."""
-    settings, store = bench.experiment.secure_aggregation, Files(masking_folder(states, site))
+    settings, folder = bench.experiment.secure_aggregation, masking_folder(states, site)
+    store = Files(folder, durable=not (folder / SIMULATED).exists())
     identity, roster = store.read("identity"), store.read("roster")
     if identity is None or roster is None:
         raise RunFolderError(f"site {site} has no identity or roster in {store.folder}: a site is given both when it joins")

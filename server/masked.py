@@ -241,6 +241,8 @@ class MaskedSums:
         replied: Callable[[], None] = lambda: None,
     ) -> None:
         """Send each site its messages, and hand each answer to the attempt that it is of."""
+        if not messages:
+            return
         training = training or {}
         requests: dict[SiteId, SecureRequest] = {}
         encoded: dict[int, bytes] = {}  # the same message goes to many

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clients.masked import masking_folder
+from clients.masked import SIMULATED, masking_folder
 from fedvision.experiment import Experiment
 from fedvision.types import SiteId
 from privacy.secure_aggregation import codec
@@ -24,7 +24,8 @@ def founded(states: Path, experiment: Experiment, sites: Sequence[SiteId]) -> Ro
     signed = endorse(roster, [authority])
     for site, identity in identities.items():
         pinned = Pinned.join(signed, roster.fingerprint, experiment.secure_aggregation.min_cohort)
-        folder = Files(masking_folder(states, site))
+        folder = Files(masking_folder(states, site), durable=False)
+        folder.write(SIMULATED, b"")
         folder.write("identity", identity.secret)
         folder.write("roster", codec.encode(pinned.roster))
     store.write("roster", codec.encode(roster))  # last: a crash before it founds the federation anew
