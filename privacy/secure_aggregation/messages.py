@@ -258,7 +258,7 @@ TYPES: tuple[type, ...] = (
 
 def to_bytes(message: Message) -> bytes:
     """A message as it travels: its type's number, then its encoding."""
-    return bytes([TYPES.index(type(message))]) + codec.encode(message)
+    return b"".join((bytes([TYPES.index(type(message))]), *codec.pieces(message)))
 
 
 def from_bytes(content: bytes) -> Any:

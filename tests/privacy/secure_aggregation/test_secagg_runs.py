@@ -74,7 +74,7 @@ def test_rounds_that_fail_are_skipped_alike(tmp_path):
 
 
 def test_a_round_that_cannot_be_summed_says_why(tmp_path):
-    with pytest.raises(RoundFailed, match="masked vectors of 0 sites came, and 5 are needed|site-000 dropout"):
+    with pytest.raises(RoundFailed, match="site-000 dropout"):
         summary(tmp_path, True, conditions={"dropout": 1.0}, federation={"rounds": 1, "max_attempts": 2})
 
 
