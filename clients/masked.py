@@ -18,7 +18,7 @@ from privacy.secure_aggregation.primitives import Identity
 from privacy.secure_aggregation.roster import Pinned, Roster
 from privacy.secure_aggregation.site import Contribution, SecureSite
 from privacy.secure_aggregation.store import Files
-from privacy.secure_aggregation.terms import terms_of
+from privacy.secure_aggregation.terms import parted, terms_of
 
 SIMULATED = "simulated"  # a file of this name in a site's folder: the site is simulated, and its disk need not be synced
 Train = Callable[[TrainRequest, Site, Workbench], ClientUpdate | Declined]
@@ -78,7 +78,7 @@ def _contribution(session: Session, request: SecureRequest, site: Site, bench: W
         if isinstance(reply, Declined):
             raise _Declined(reply)
         _check_own(reply, bench.layout, clip)
-        return [reply.vector]
+        return parted(reply.vector, bench.layout)
 
     return Contribution(terms_of(wanted, bench.layout, clip), vectors)
 

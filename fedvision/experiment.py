@@ -242,7 +242,9 @@ class Evaluation(Section):
 class Encoding(Section):
     """Fixed point in which updates are summed, exactly, in any order, in the clear and masked alike."""
 
-    bits: Literal[32, 64] = Field(64, description="of one number; 32 is for secure aggregation and slow links")
+    bits: Literal[16, 20, 24, 32, 64] = Field(
+        64, description="of one number; 32 is for secure aggregation, fewer for masked runs over slow links, with a smaller range"
+    )
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="to the grid: nearest, or up and down by chance, by name")
     range_weights: float = Field(16.0, gt=0, description="largest |update| of a trained parameter; beyond it a site declines")
     range_buffers: float = Field(4096.0, gt=0, description="largest |update| of a running statistic; beyond it a site declines")

@@ -30,9 +30,9 @@ def declare(experiment: Experiment, state: Mapping[str, torch.Tensor], parts: Pa
     if experiment.strategy.name == "scaffold":
         fields.append(Field("control", shapes(parts.weights), e.range_weights, weighted=False))
     fields += [
-        Field("loss", {"": ()}, LARGEST_LOSS),
-        Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True),
-        Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True),
+        Field("loss", {"": ()}, LARGEST_LOSS, wide=True),
+        Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True, wide=True),
+        Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True, wide=True),
     ]
     most = min(f.cohort or sites, sites)
     return Layout(tuple(fields), e.bits, most, divisor=f.max_examples if by_examples else 1)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedvision.errors import AggregationRefused, RoundFailed, UpdateRefused
 from fedvision.experiment import Experiment
 from fedvision.sums import Layout, Total
@@ -186,9 +188,9 @@ class MaskedSums:
         messages = {site: [proof] for site in survivors.alive}
         self._ask_ahead(messages)
         self._exchange(exchange, protocol.session, messages, [protocol, self._ahead])
-        (vector,) = protocol.total()
+        parts = protocol.total()
         assert isinstance(attempt.sink, Total)
-        attempt.sink.put(vector, len(survivors.alive))
+        attempt.sink.put(parts[0] if len(parts) == 1 else np.concatenate(parts), len(survivors.alive))
         attempt.answered = [SiteId(site) for site in survivors.alive]
         for site in attempt.answered:
             attempt.missing.pop(site, None)

@@ -49,13 +49,15 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
     [
         {},
         {"encoding": {"bits": 64}},
+        {"encoding": {"bits": 20, "range_weights": 1.0}},
+        {"encoding": {"bits": 16, "range_weights": 1.0, "rounding": "stochastic"}, "conditions": {"dropout": 0.1}},
         {"conditions": {"dropout": 0.1, "absent": 0.1}, "federation": {"rounds": 4, "max_attempts": 20}},
         {"federation": {"sampling": "fixed", "cohort": 5, "min_replies": 4, "rounds": 3}, "conditions": {"dropout": 0.1}, "seed": {}},
         {"strategy": {"name": "fedadam"}},
         {"strategy": {"name": "scaffold"}, "conditions": {"dropout": 0.1}},
         {"encoding": {"rounding": "stochastic"}, "federation": {"weighting": "uniform"}},
     ],
-    ids=["32 bits", "64 bits", "dropouts and retries", "a fixed number asked", "fedadam", "scaffold", "stochastic rounding"],
+    ids=["32 bits", "64 bits", "20 bits", "16 bits", "dropouts and retries", "a fixed number asked", "fedadam", "scaffold", "stochastic rounding"],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     changes.pop("seed", None)
