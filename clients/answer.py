@@ -5,6 +5,7 @@ import traceback
 from pathlib import Path
 
 from clients.algorithms import Start
+from clients.masked import answer_masked
 from clients.private import train_at_site
 from clients.training import batches, learning_rate, train
 from clients.workbench import Workbench
@@ -13,7 +14,7 @@ from fedvision.errors import OutOfRange
 from fedvision.evaluation import measure
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, TrainRequest
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SecureRequest, TrainRequest
 
 log = logging.getLogger("fedvision.site")
 
@@ -26,7 +27,10 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
             if bench.protection is not None:
                 return Declined(site.id, request.round, "private", "figures of private images are not given in the clear")
             return _evaluate(request, site, bench)
-        return train_at_site(request, site, bench) if bench.protection is not None else _train(request, site, bench)
+        train = train_at_site if bench.protection is not None else _train
+        if isinstance(request, SecureRequest):
+            return answer_masked(request, site, bench, train)
+        return train(request, site, bench)
     except OutOfRange as error:
         return Declined(site.id, request.round, "out_of_range", str(error))
     except Exception as error:  # the boundary of a site: its failure is a value, so that the other sites go on

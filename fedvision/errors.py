@@ -9,6 +9,7 @@
     ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
     ├── Malformed                 (caught at both ends of a network: a message that does not hold what it should)
     ├── OutOfRange                (caught by the site: a value that the run's fixed point cannot hold -> Declined)
+    ├── AggregationRefused        (secure aggregation: a message that a site or the coordinator does not act on, by the name of a check)
     ├── RoundFailed               exit 1   a round that did not get its minimum number of replies
     ├── EngineError               exit 1   workers or a cluster that cannot be started or died for good
     └── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
@@ -59,6 +60,14 @@ class Malformed(FedvisionError):
 
 class OutOfRange(FedvisionError):
     """A value that the run's fixed point cannot hold; the site answers `Declined` instead of saturating."""
+
+
+class AggregationRefused(FedvisionError):
+    """A message of secure aggregation that is not acted on.  `check` is the name of the check that it did not pass."""
+
+    def __init__(self, check: str, message: str):
+        super().__init__(message)
+        self.check = check
 
 
 class RoundFailed(FedvisionError):

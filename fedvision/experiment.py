@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
+from fedvision.algorithms import SEES_SINGLE_UPDATES, SITE_STATE, FedAvg, Strategy
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd, Local
 from fedvision.schema import Section, read_yaml, validate, with_settings
 
@@ -250,10 +250,23 @@ class Evaluation(Section):
 class Encoding(Section):
     """Fixed point in which updates are summed, exactly, in any order, in the clear and masked alike."""
 
-    bits: Literal[32, 64] = Field(64, description="of one number; 32 is for secure aggregation and slow links")
+    bits: Literal[16, 20, 24, 32, 64] = Field(
+        64, description="of one number; 32 is for secure aggregation, fewer for masked runs over slow links, with a smaller range"
+    )
     rounding: Literal["nearest", "stochastic"] = Field("nearest", description="to the grid: nearest, or up and down by chance, by name")
     range_weights: float = Field(16.0, gt=0, description="largest |update| of a trained parameter; beyond it a site declines")
     range_buffers: float = Field(4096.0, gt=0, description="largest |update| of a running statistic; beyond it a site declines")
+
+
+class SecureAggregation(Section):
+    """Masked sums: the coordinator learns one sum a round and no site's update, also when it lies."""
+
+    enabled: bool = Field(False, description="true = sites mask their updates; false = they send them in the clear")
+    min_cohort: int = Field(3, ge=2, description="fewest sites in a sum, and in whatever follows from several sums")
+    threshold: int | None = Field(None, ge=2, description="fewest sites that sign a list of survivors; null = floor(2n/3) + 1 of n asked")
+    planned_dropouts: int = Field(
+        0, ge=0, description="sites of a round that may drop out; sites stricter than this leaves room for are left out"
+    )
 
 
 class Engine(Section):
@@ -297,6 +310,7 @@ class Experiment(Section):
     privacy: DpSgd | Central | Local | None = Field(None, discriminator="mechanism", description="what the run promises; null = nothing")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     encoding: Encoding = Field(default_factory=Encoding)
+    secure_aggregation: SecureAggregation = Field(default_factory=SecureAggregation)
     engine: Engine = Field(default_factory=Engine)
     tracking: Tracking = Field(default_factory=Tracking)
 
@@ -375,6 +389,39 @@ def _complaints(e: Experiment) -> Any:
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.name == "inline" and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = inline exclude each other: a loop has one worker; use ray or flower"
+    if e.secure_aggregation.enabled:
+        yield from _masking_complaints(e)
+
+
+def _masking_complaints(e: Experiment) -> Any:
+    """What secure aggregation does not go with, or does not leave room for."""
+    s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
+    if e.strategy.name in SEES_SINGLE_UPDATES:
+        yield f"strategy.name = {e.strategy.name} and {masked} exclude each other: it must see each site's update, and the coordinator sees their sum"
+    if f.sampling == "poisson":
+        yield f"federation.sampling = poisson and {masked} exclude each other: the draw is secret, and the sites sign who takes part; use all or fixed"
+    if f.on_missing == "wait":
+        yield f"federation.on_missing = wait and {masked} exclude each other: an attempt has one list of survivors; use retry, skip or stop"
+    if e.evaluation.sites != "none":
+        yield (
+            f"evaluation.sites = {e.evaluation.sites} and {masked} exclude each other: a site's figures would go in the clear; set it to none, and "
+            "evaluation.server to public data"
+        )
+    if e.conditions.misbehaving or e.conditions.deadline is not None:
+        yield f"conditions.misbehaving or deadline and {masked} exclude each other: a masked reply tells neither numbers nor work; leave them out"
+    if e.engine.name != "inline":
+        yield f"engine.name = {e.engine.name} and {masked} exclude each other so far: masked rounds run on inline"
+    sites = min(n for n in (f.cohort, e.partition.sites, 2**31) if n is not None)
+    if sites == 2**31:
+        return
+    least = max(2 * sites // 3 + 1, s.threshold or 0, s.min_cohort)
+    if least > sites - s.planned_dropouts:
+        yield (
+            f"secure_aggregation: {sites} sites a round and planned_dropouts = {s.planned_dropouts} leave {sites - s.planned_dropouts}, and {least} must "
+            "remain (floor(2n/3) + 1, threshold, min_cohort): ask more sites, or plan fewer dropouts"
+        )
+    if f.min_replies < least:
+        yield f"federation.min_replies = {f.min_replies} and {masked} exclude each other: no sum is over fewer than {least} of {sites} sites; set it to {least}"
 
 
 def _privacy_complaints(e: Experiment) -> Any:

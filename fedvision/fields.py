@@ -31,10 +31,11 @@ def declare(experiment: Experiment, state: Mapping[str, torch.Tensor], parts: Pa
         fields.append(Field("buffers", shapes(parts.buffers), e.range_buffers))
     if experiment.strategy.name == "scaffold":
         fields.append(Field("control", shapes(parts.weights), e.range_weights, weighted=False))
-    fields.append(Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True))
+    fields.append(Field(COUNT, {"": ()}, f.max_examples if by_examples else 1, weighted=False, whole=True, wide=True))
     if experiment.privacy is None:
-        fields += [Field("loss", {"": ()}, LARGEST_LOSS), Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True)]
+        examples = Field("examples", {"": ()}, f.max_examples, weighted=False, whole=True, wide=True)
+        fields += [Field("loss", {"": ()}, LARGEST_LOSS, wide=True), examples]
     elif isinstance(experiment.privacy, Central) and experiment.privacy.adaptive is not None:
-        fields.append(Field("unclipped", {"": ()}, 1, weighted=False, whole=True))
+        fields.append(Field("unclipped", {"": ()}, 1, weighted=False, whole=True, wide=True))
     most = min(f.cohort or sites, sites)
     return Layout(tuple(fields), e.bits, most, divisor=f.max_examples if by_examples else 1)

@@ -27,13 +27,14 @@ MOST_BITS = 50  # |x · scale| ≤ 2^50, one bit inside what the rounding trick 
 @dataclass(frozen=True)
 class Field:
     """Numbers that are summed alike.  `tensors`: name -> shape; `limit`: largest |number| before weighting;
-    `weighted`: multiplied by the site's weight; `whole`: integers, summed at scale 1."""
+    `weighted`: multiplied by the site's weight; `whole`: integers, summed at scale 1; `wide`: never in fewer than 32 bits."""
 
     name: str
     tensors: Mapping[str, tuple[int, ...]]
     limit: float
     weighted: bool = True
     whole: bool = False
+    wide: bool = False
 
     @property
     def size(self) -> int:
@@ -54,7 +55,7 @@ class Slot:
 class Layout:
     """What a site's vector holds, in which order, at which scales.
 
-    bits: of one number, 32 or 64.  most: the largest number of vectors that are ever added up.
+    bits: of one number, 16, 20, 24, 32 or 64.  most: the largest number of vectors that are ever added up.
     """
 
     fields: tuple[Field, ...]
@@ -64,7 +65,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for f in self.fields:
-            if f.whole and self.most * f.limit >= 2 ** (self.bits - 1):
+            if f.whole and self.most * f.limit >= 2 ** (self.bits_of(f) - 1):
                 raise ConfigError(
                     f"encoding.bits = {self.bits} cannot hold the sum of {self.most} sites' {f.name} of up to {f.limit:g}: "
                     "take encoding.bits = 64, or a smaller cohort or federation.max_examples"
@@ -79,6 +80,10 @@ class Layout:
     def dtype(self) -> np.dtype:
         """Of a site's vector."""
         return np.dtype(np.int64 if self.bits == 64 else np.int32)
+
+    def bits_of(self, f: Field) -> int:
+        """Of a number of this field in the sum."""
+        return max(self.bits, 32) if f.wide else self.bits
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
@@ -118,7 +123,7 @@ class Layout:
     def _scale(self, f: Field) -> float:
         if f.whole:
             return 1.0
-        room = self.bits - 2 - math.ceil(math.log2(max(self.most, 1)))  # one bit for the sign, one for rounding
+        room = self.bits_of(f) - 2 - math.ceil(math.log2(max(self.most, 1)))  # one bit for the sign, one for rounding
         return 2.0 ** (min(room, MOST_BITS) - math.ceil(math.log2(f.limit)))
 
     def scale(self, name: str) -> float:
@@ -128,7 +133,10 @@ class Layout:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, shapes, limits, scales and bits: two parties with the same digest mean the same numbers."""
-        said = [[f.name, {n: list(s) for n, s in f.tensors.items()}, f.limit, f.weighted, f.whole, self.scale(f.name)] for f in self.fields]
+        said = [
+            [f.name, {n: list(s) for n, s in f.tensors.items()}, f.limit, f.weighted, f.whole, self.scale(f.name), self.bits_of(f)]
+            for f in self.fields
+        ]
         return hashlib.sha256(json.dumps([self.bits, self.most, self.divisor, said]).encode()).hexdigest()
 
 
@@ -242,6 +250,20 @@ class Total:
             squares += sum_of_squares(numbers, self._double)
         return squares
 
+    def put(self, vector: np.ndarray, count: int) -> None:
+        """Take the sum over `count` sites, which nobody has seen one by one; UpdateRefused where it is beyond what they may send."""
+        for f in self.layout.fields:
+            part = vector[self.layout.span(f.name)]
+            lowest, highest = int(part.min()), int(part.max())
+            most = count * (f.limit * self.layout.scale(f.name) + 1)  # + 1: rounding at the limit itself
+            if max(-lowest, highest) > most:
+                raise UpdateRefused("sum_out_of_range", f"{f.name} sums to {lowest} to {highest}, beyond what {count} sites can send")
+        weight = int(vector[self.layout.span(COUNT).start])
+        if weight < count:
+            raise UpdateRefused("sum_out_of_range", f"{COUNT} sums to {weight}, and each of {count} sites sends 1 or more")
+        np.copyto(self.sum, vector)
+        self.count = count
+
     def whole(self, field_name: str) -> int:
         """The sum of a field that is one whole number."""
         return int(self.sum[self.layout.span(field_name).start])
@@ -289,6 +311,15 @@ def check_size(vector: np.ndarray, squares: Mapping[str, float], layout: Layout,
     if norm > max_norm:
         raise UpdateRefused("norm_too_large", f"an update of norm {norm:g}, over federation.max_update_norm = {max_norm:g}")
     return norm
+
+
+def check(vector: np.ndarray, layout: Layout, max_norm: float) -> float:
+    """The L2 norm of one site's update, once its vector is sound in form and size; else UpdateRefused."""
+    check_form(vector, layout)
+    buffer = np.empty(CHUNK, np.float64)
+    spans = ((f.name, vector[layout.span(f.name)]) for f in layout.fields)
+    squares = {name: sum(sum_of_squares(part[piece], buffer) for piece in pieces(len(part), CHUNK)) for name, part in spans}
+    return check_size(vector, squares, layout, max_norm)
 
 
 def sum_of_squares(numbers: np.ndarray, buffer: np.ndarray) -> float:

@@ -8,6 +8,8 @@ from typing import NewType, Protocol
 import numpy as np
 from torch import Tensor
 
+from fedvision.errors import EngineError
+
 SiteId = NewType("SiteId", str)
 State = Mapping[str, Tensor]  # tensors by name; never changed in place once it is in a message
 
@@ -41,7 +43,21 @@ class EvaluateRequest:
     counted: int | None = None
 
 
-Request = TrainRequest | EvaluateRequest
+@dataclass(frozen=True)
+class SecureRequest:
+    """A step of secure aggregation.  messages: the protocol's, in their bytes, answered in this order.
+
+    train: what to train on, where one of them asks for a masked vector.
+    """
+
+    run: str
+    round: int
+    messages: tuple[bytes, ...]
+    train: TrainRequest | None = None
+
+
+ClearRequest = TrainRequest | EvaluateRequest
+Request = ClearRequest | SecureRequest
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,16 @@ class Lost:
     kind: str
 
 
-Reply = ClientUpdate | Measured | Declined | Lost
+@dataclass(frozen=True)
+class SecureReply:
+    """A site's answers to a `SecureRequest`, one a message, in their bytes; nothing of the site beside them."""
+
+    site: SiteId
+    round: int
+    messages: tuple[bytes, ...]
+
+
+Reply = ClientUpdate | Measured | SecureReply | Declined | Lost
 
 RELATIONS = {"add_remove": "one added or removed", "replace_one": "one replaced", "zero_out": "one blanked"}
 
@@ -141,3 +166,10 @@ class Exchange(Protocol):
     def close(self) -> None:
         """Let workers and connections go."""
         ...
+
+
+def in_the_clear(request: Request, engine: str) -> ClearRequest:
+    """`request`, for an engine that carries no messages of secure aggregation; EngineError for one of those."""
+    if isinstance(request, SecureRequest):
+        raise EngineError(f"engine.name = {engine} carries no masked rounds; use engine.name = inline")
+    return request

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedvision.errors import Malformed
 from fedvision.experiment import Experiment
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SiteId, State, TrainRequest
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SiteId, State, TrainRequest, in_the_clear
 
 NUMBERS = "fedvision.numbers"  # the serialisation type of our arrays
 DTYPES = {str(d): d for d in map(np.dtype, ("?", "u1", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"))}
@@ -107,7 +107,8 @@ def request_records(requests: Mapping[SiteId, Request], premises: Premises) -> I
             written[id(state)] = record_of(state)
         return written[id(state)]
 
-    for site, request in requests.items():
+    for site, any_request in requests.items():
+        request = in_the_clear(any_request, "flower")
         fields: dict[str, Any] = {"site": site, "run": request.run, "round": request.round}
         if request.counted is not None:
             fields["counted"] = request.counted

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvision.sums import CHUNK, COUNT, Layout, Total, check_form, check_size, pieces, sum_of_squares
+from fedvision.sums import COUNT, Layout, Total, check, pieces
 
 BLOCK = 1 << 20  # numbers of all sites together that a rule on single updates holds at a time
 
@@ -51,19 +51,13 @@ class Updates:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by `close`)
         self._vectors = np.memmap(self._file, layout.dtype, "w+", shape=(most, layout.size))
         self._sites: list[str] = []
-        self._buffer = np.empty(CHUNK, np.float64)
 
     def add(self, site: str, vector: np.ndarray) -> float:
         """Keep one site's vector; the L2 norm of its update, or UpdateRefused."""
-        check_form(vector, self.layout)
-        squares = {f.name: self._squares(vector[self.layout.span(f.name)]) for f in self.layout.fields}
-        norm = check_size(vector, squares, self.layout, self.max_norm)
+        norm = check(vector, self.layout, self.max_norm)
         self._vectors[len(self._sites)] = vector
         self._sites.append(site)
         return norm
-
-    def _squares(self, numbers: np.ndarray) -> float:
-        return sum(sum_of_squares(numbers[piece], self._buffer) for piece in pieces(len(numbers), CHUNK))
 
     @property
     def count(self) -> int:

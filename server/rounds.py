@@ -14,6 +14,7 @@ from privacy.averaging import delivered
 from server.aggregate import Aggregate, Updates
 from server.checkpoints import Progress
 from server.cohorts import cohort
+from server.masked import MaskedSums
 from server.strategies import Strategy
 
 
@@ -110,6 +111,7 @@ class Rounds:
     layout: Layout
     evaluate: Evaluate
     recorder: Recorder
+    masked: MaskedSums | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -157,7 +159,10 @@ class Rounds:
                 attempt = Attempt(self._sink())
             requests = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(requests))
-            attempt.collect(self.exchange, requests, self.layout, self.recorder.replied)
+            if self.masked is None:
+                attempt.collect(self.exchange, requests, self.layout, self.recorder.replied)
+            else:
+                self.masked.collect(attempt, self.exchange, requests, self.recorder.replied)
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
             if federation.on_missing == "stop":

@@ -28,9 +28,11 @@ from privacy.averaging import delivered
 from privacy.check_model import check_experiment
 from privacy.on_server import Accounted, promise, protected, words
 from privacy.plan import plan_of
+from privacy.secure_aggregation.roster import Roster
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
+from server.masked import MaskedSums
 from server.rounds import Rounds
 from server.strategies import make_strategy
 
@@ -39,7 +41,10 @@ log = logging.getLogger("fedvision.server")
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test")."""
+    """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test").
+
+    roster: of the sites, where they mask what they send.
+    """
 
     experiment: Experiment
     folder: RunFolder
@@ -48,6 +53,7 @@ class Assignment:
     own: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
     listeners: list[Listener] = field(default_factory=list)
+    roster: Roster | None = None
 
     @property
     def run_id(self) -> str:
@@ -77,9 +83,10 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) or plan is not None else 1)
     device = torch.device("cuda" if experiment.engine.device != "cpu" and torch.cuda.is_available() else "cpu")
     evaluate = Evaluator(experiment, job.run_id, exchange, task, model, job.own, device, {})
+    masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked)
     display.start(experiment.federation.rounds, progress.next_round)
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:

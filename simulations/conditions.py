@@ -14,7 +14,7 @@ from fedvision.errors import ConfigError
 from fedvision.experiment import Conditions
 from fedvision.seeds import stream
 from fedvision.sums import COUNT, Layout
-from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SiteId, TrainRequest
+from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SecureReply, SecureRequest, SiteId, TrainRequest
 
 
 class Troubled:
@@ -34,13 +34,17 @@ class Troubled:
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
         """The exchange's replies, less those that are lost.  A site whose reply is lost has trained all the same."""
-        training = {site: r for site, r in requests.items() if isinstance(r, TrainRequest)}
+        training = {site: r for site, request in requests.items() if (r := _training(request)) is not None}
         absent = {site for site, r in training.items() if self._happens("absent", self.conditions.absent, site, r)}
         for site in absent:
             yield Lost(site, training[site].round, "absent")
         took = 0.0
         for reply in self.exchange.ask({site: r for site, r in requests.items() if site not in absent}):
             request = training.get(reply.site)
+            if request is not None and isinstance(reply, SecureReply):
+                lost = self._happens("dropout", self.conditions.dropout, reply.site, request)
+                yield Lost(reply.site, reply.round, "dropout") if lost else reply
+                continue
             if request is None or not isinstance(reply, ClientUpdate):
                 yield reply
                 continue
@@ -83,6 +87,13 @@ class Troubled:
     def close(self) -> None:
         """Let the exchange go."""
         self.exchange.close()
+
+
+def _training(request: Request) -> TrainRequest | None:
+    """What a request asks to train on, in the clear or masked; None where it does not."""
+    if isinstance(request, SecureRequest):
+        return request.train
+    return request if isinstance(request, TrainRequest) else None
 
 
 def _filled(update: ClientUpdate, value: float) -> ClientUpdate:

@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import Exchange, Reply, Request, SiteId, State, TrainRequest
+from fedvision.types import ClearRequest, Exchange, Reply, Request, SiteId, State, TrainRequest, in_the_clear
 from simulations.engines import Setting
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
@@ -78,7 +78,7 @@ class OnRay:
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
-    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
+    def _ask(self, base: ClearRequest, queue: deque[Asked]) -> Iterator[Reply]:
         self._said += 1
         message = self._message(base)
         calls: dict[Any, Call] = {}
@@ -121,7 +121,7 @@ class OnRay:
         room = CALL_BYTES // self.crew.vector_bytes if kind is TrainRequest else left
         return max(1, int(min(fair, quick, room)))
 
-    def _message(self, base: Request) -> tuple[Any, ...]:
+    def _message(self, base: ClearRequest) -> tuple[Any, ...]:
         """What `Worker.hear` takes after the number: the request without its tensors, and those by name and reference."""
         states = {"model": base.model, **(base.extras if isinstance(base, TrainRequest) else {})}
         return (with_states(base, {"model": {}}), tuple(states), *(self._shared(state) for state in states.values()))
@@ -149,10 +149,11 @@ class OnRay:
         """Nothing to let go: the workers end with `run_on_ray`."""
 
 
-def _by_message(requests: Mapping[SiteId, Request]) -> Iterator[tuple[Request, list[Asked]]]:
+def _by_message(requests: Mapping[SiteId, Request]) -> Iterator[tuple[ClearRequest, list[Asked]]]:
     """The sites that are sent the same but for what of theirs counted, and the message without that."""
-    groups: dict[Any, tuple[Request, list[Asked]]] = {}
-    for site, request in requests.items():
+    groups: dict[Any, tuple[ClearRequest, list[Asked]]] = {}
+    for site, any_request in requests.items():
+        request = in_the_clear(any_request, "ray")
         what = (request.attempt, id(request.extras)) if isinstance(request, TrainRequest) else (request.part,)
         key = (type(request), request.run, request.round, id(request.model), *what)
         if key not in groups:

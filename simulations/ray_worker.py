@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedvision.data.federation import Federated
     from fedvision.data.partition import Partition
     from fedvision.experiment import Experiment
-    from fedvision.types import Reply, Request, SiteId, State
+    from fedvision.types import ClearRequest, Reply, SiteId, State
 
 PROBE = ".seen-by-workers"  # file among the sites' states, so that a worker finds out whether its folder is the same one
 Arrays = Mapping[str, "np.ndarray"]
@@ -57,7 +57,7 @@ class Worker:
     """The actor.  Calls run one after the other, in the order in which the coordinator made them."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, Request] = {}
+        self._heard: dict[int, "ClearRequest"] = {}
         self._log = _Kept()
         logging.getLogger("fedvision").addHandler(self._log)
 
@@ -82,7 +82,7 @@ class Worker:
             sees_states=_sees(job), environment=_environment(job) if node != job.home else None,
         )  # fmt: skip
 
-    def hear(self, number: int, request: "Request", names: Sequence[str], *states: Arrays) -> None:
+    def hear(self, number: int, request: "ClearRequest", names: Sequence[str], *states: Arrays) -> None:
         """Keep request `number`, which the sites named later are asked; its `states` lie in shared memory, unwritable."""
         tensors = dict(zip(names, map(_tensors, states), strict=True))
         self._heard = {number: with_states(request, tensors)}
@@ -97,7 +97,7 @@ class Worker:
         return Answers(replies, time.perf_counter() - began, self._log.take())
 
 
-def with_states(request: "Request", states: Mapping[str, "State"]) -> "Request":
+def with_states(request: "ClearRequest", states: Mapping[str, "State"]) -> "ClearRequest":
     """`request` with the tensors in `states`: "model", and the extras of a request to train by their names."""
     from fedvision.types import TrainRequest
 

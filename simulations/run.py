@@ -23,6 +23,7 @@ from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled
 from simulations.engines import ENGINES, Engine, Setting
+from simulations.masked import founded
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
@@ -37,12 +38,14 @@ def simulate(
         display.message(f"{experiment.name}: {len(data.sites)} sites, engine {experiment.engine.name}, run folder {folder.path}")
         for note in data.notes:
             display.message(f"note: {note}")
-        job = Assignment(experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
+        states = folder.path / "sites"
+        roster = founded(states, experiment, data.sites) if experiment.secure_aggregation.enabled else None
+        job = Assignment(experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told, roster)
 
         def conduct(exchange: Exchange) -> dict[str, Any]:
             return federate(job, _troubled(exchange, experiment, data), display)
 
-        setting = Setting(experiment, data, folder.path / "sites", display.message)
+        setting = Setting(experiment, data, states, display.message)
         try:
             summary = (engine or ENGINES[experiment.engine.name])(setting, conduct)
         except BaseException:

@@ -1,0 +1,91 @@
+"""A site's part in masked rounds: the protocol's messages in, its answers out; the update leaves under masks only."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from clients.workbench import Workbench
+from fedvision.data.site import Site
+from fedvision.errors import RunFolderError, UpdateRefused
+from fedvision.sums import Layout, check
+from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
+from privacy.secure_aggregation import codec
+from privacy.secure_aggregation.messages import Begin, Refusal, Session, from_bytes, to_bytes
+from privacy.secure_aggregation.primitives import Identity
+from privacy.secure_aggregation.roster import Pinned, Roster
+from privacy.secure_aggregation.site import Contribution, SecureSite
+from privacy.secure_aggregation.store import Files
+from privacy.secure_aggregation.terms import parted, terms_of
+
+SIMULATED = "simulated"  # a file of this name in a site's folder: the site is simulated, and its disk need not be synced
+Train = Callable[[TrainRequest, Site, Workbench], ClientUpdate | Declined]
+
+
+class _Declined(Exception):
+    """Carries a `Declined` out of the protocol, which has then changed nothing."""
+
+    def __init__(self, reply: Declined):
+        super().__init__(reply.reason)
+        self.reply = reply
+
+
+def masking_folder(states: Path, site: SiteId) -> Path:
+    """Where a site keeps its identity, its pinned roster and what it must not forget."""
+    return states / quote(site, safe="") / "masking"
+
+
+def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
+    """The site's half of the protocol, as its folder left it."""
+    settings, folder = bench.experiment.secure_aggregation, masking_folder(states, site)
+    store = Files(folder, durable=not (folder / SIMULATED).exists())
+    identity, roster = store.read("identity"), store.read("roster")
+    if identity is None or roster is None:
+        raise RunFolderError(f"site {site} has no identity or roster in {store.folder}: a site is given both when it joins")
+    pinned = Pinned(codec.decode(Roster, roster), settings.min_cohort)
+    return SecureSite(site, Identity(identity), pinned, store, settings.threshold or 0)
+
+
+def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
+    """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
+    secure = open_masking(bench.states.folder, site.id, bench)
+    replies = []
+    try:
+        for content in request.messages:
+            message = from_bytes(content)
+            contribution = _contribution(message.session, request, site, bench, train) if isinstance(message, Begin) else None
+            unasked = isinstance(message, Begin) and contribution is None
+            replies.append(to_bytes(_unasked(message, site.id) if unasked else secure.answer(message, contribution)))
+    except _Declined as declined:
+        return declined.reply
+    return SecureReply(site.id, request.round, tuple(replies))
+
+
+def _unasked(message: Begin, site: SiteId) -> Refusal:
+    return Refusal(message.session, site, "terms", "a vector asked for without the model of its round")
+
+
+def _contribution(session: Session, request: SecureRequest, site: Site, bench: Workbench, train: Train) -> Contribution | None:
+    wanted = request.train
+    if wanted is None or (wanted.run, wanted.round) != (session.run, session.round):
+        return None
+    clip = bench.experiment.federation.max_update_norm
+
+    def vectors() -> list[np.ndarray]:
+        reply = train(wanted, site, bench)
+        if isinstance(reply, Declined):
+            raise _Declined(reply)
+        _check_own(reply, bench.layout, clip)
+        return parted(reply.vector, bench.layout)
+
+    return Contribution(terms_of(wanted, bench.layout, clip), vectors)
+
+
+def _check_own(update: ClientUpdate, layout: Layout, clip: float) -> None:
+    """What the coordinator checks of an update in the clear, the site checks of its own: nobody else can."""
+    try:
+        check(update.vector, layout, clip if clip else math.inf)
+    except UpdateRefused as refused:
+        raise _Declined(Declined(update.site, update.round, refused.code, str(refused))) from None

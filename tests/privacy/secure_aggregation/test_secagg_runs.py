@@ -1,0 +1,209 @@
+"""Whole runs: the masked run ends at the plain run's bytes, whatever drops out, and after a crash in the middle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.workbench import Workbench
+from fedvision.data.federation import open_federated
+from fedvision.errors import ConfigError, RoundFailed
+from fedvision.experiment import Experiment, load
+from fedvision.schema import validate
+from fedvision.types import ClientUpdate, SecureReply, SecureRequest, TrainRequest
+from privacy.secure_aggregation.messages import Begin, Masked, Open, Survivors, from_bytes
+from server.run import Assignment, federate
+from simulations.conditions import Troubled
+from simulations.inline import Inline
+from simulations.masked import founded
+from simulations.run import simulate
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def experiment(masked: bool, **changes: Any) -> Experiment:
+    """Seven sites on digits, linear, two rounds."""
+    values: dict[str, Any] = {
+        "data": {"dataset": "digits"},
+        "partition": {"scheme": "iid", "sites": 7},
+        "federation": {"rounds": 2, "min_replies": 5, "max_examples": 1000},
+        "model": {"name": "mlp", "width": 4},
+        "training": {"batch_size": 50, "learning_rate": 0.5},
+        "evaluation": {"sites": "none", "server": {"test": 0.2}},
+        "encoding": {"bits": 32},
+        "secure_aggregation": {"enabled": masked},
+        "tracking": {"mlflow": None, "report": False},
+    }
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value}
+    return validate(Experiment, values, "the test")
+
+
+def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
+    return simulate(experiment(masked, **changes), tmp_path / f"{masked}", None, quiet=True)[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"encoding": {"bits": 64}},
+        {"encoding": {"bits": 20, "range_weights": 1.0}},
+        {"encoding": {"bits": 16, "range_weights": 1.0, "rounding": "stochastic"}, "conditions": {"dropout": 0.1}},
+        {"conditions": {"dropout": 0.1, "absent": 0.1}, "federation": {"rounds": 4, "max_attempts": 20}},
+        {"federation": {"sampling": "fixed", "cohort": 5, "min_replies": 4, "rounds": 3}, "conditions": {"dropout": 0.1}, "seed": {}},
+        {"strategy": {"name": "fedadam"}},
+        {"strategy": {"name": "scaffold"}, "conditions": {"dropout": 0.1}},
+        {"encoding": {"rounding": "stochastic"}, "federation": {"weighting": "uniform"}},
+    ],
+    ids=[
+        "32 bits",
+        "64 bits",
+        "20 bits",
+        "16 bits",
+        "dropouts and retries",
+        "a fixed number asked",
+        "fedadam",
+        "scaffold",
+        "stochastic rounding",
+    ],
+)
+def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
+    changes.pop("seed", None)
+    plain, masked = (summary(tmp_path, on, **changes) for on in (False, True))
+    assert masked["status"] == "completed"
+    assert masked["model_sha256"] == plain["model_sha256"]
+    assert masked["metrics"] == plain["metrics"]
+
+
+def test_rounds_that_fail_are_skipped_alike(tmp_path):
+    changes = {"conditions": {"dropout": 0.35}, "federation": {"rounds": 4, "on_missing": "skip"}}
+    plain, masked = (summary(tmp_path, on, **changes) for on in (False, True))
+    rounds = [json.loads(line) for line in (tmp_path / "True" / "rounds.jsonl").read_text().splitlines()]
+    assert {r["status"] for r in rounds} == {"counted", "skipped"}
+    assert masked["model_sha256"] == plain["model_sha256"]
+
+
+def test_a_round_that_cannot_be_summed_says_why(tmp_path):
+    with pytest.raises(RoundFailed, match="site-000 dropout"):
+        summary(tmp_path, True, conditions={"dropout": 1.0}, federation={"rounds": 1, "max_attempts": 2})
+
+
+class Tapped:
+    """An exchange that keeps what passes, and breaks down at the n-th call."""
+
+    def __init__(self, exchange: Any, breaks_at: int = 10**9):
+        self.exchange, self.breaks_at, self.calls = exchange, breaks_at, 0
+        self.requests: list[Any] = []
+        self.replies: list[Any] = []
+
+    def ask(self, requests):
+        self.calls += 1
+        if self.calls == self.breaks_at:
+            raise KeyboardInterrupt
+        self.requests += requests.values()
+        for reply in self.exchange.ask(requests):
+            self.replies.append(reply)
+            yield reply
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.exchange, name)
+
+
+class Quiet:
+    """A display that shows nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+
+def conducted(folder: Any, e: Experiment, breaks_at: int = 10**9) -> tuple[Tapped, dict[str, Any] | None]:
+    """Run `e` in the folder over a tapped inline exchange, from where the folder stands."""
+    data = open_federated(e)
+    states = folder.path / "sites"
+    roster = founded(states, e, data.sites) if e.secure_aggregation.enabled else None
+    bench = Workbench.set_up(e, data.shape, data.classes, len(data.sites), states)
+    tapped = Tapped(Inline(data, bench), breaks_at)
+    exchange = Troubled(tapped, e.conditions, bench.layout, e.seed) if e.conditions.any else tapped
+    job = Assignment(e, folder, data.shape, data.classes, {"test": data.server("test")}, roster=roster)
+    try:
+        return tapped, federate(job, exchange, Quiet())
+    except KeyboardInterrupt:
+        return tapped, None
+
+
+def new_folder(e: Experiment, path: Path) -> Any:
+    from fedvision.tracking.folder import RunFolder
+
+    return RunFolder.create(e, "simulate", path)
+
+
+def test_the_coordinator_gets_masked_messages_and_nothing_else(tmp_path):
+    e = experiment(True)
+    tapped, _ = conducted(new_folder(e, tmp_path / "run"), e)
+    assert {type(r) for r in tapped.requests} == {SecureRequest}
+    assert {type(r) for r in tapped.replies} == {SecureReply}
+    assert not any(isinstance(r, ClientUpdate | TrainRequest) for r in tapped.replies)
+
+
+def test_a_round_takes_three_exchanges_once_the_first_has_begun(tmp_path):
+    e = experiment(True, federation={"rounds": 5})
+    tapped, _ = conducted(new_folder(e, tmp_path / "run"), e)
+    assert tapped.calls == 5 + 4 * 3
+    by_type = [{type(from_bytes(m)) for m in r.messages} for r in tapped.requests]
+    assert {Begin, Open} in by_type  # the next round's keys ride on this one's vectors
+    assert {Survivors} in by_type
+
+
+@pytest.mark.parametrize("breaks_at", range(2, 9))
+def test_a_coordinator_that_crashes_anywhere_is_resumed_and_ends_at_the_same_bytes(tmp_path, breaks_at):
+    changes = {"conditions": {"dropout": 0.1}, "federation": {"rounds": 2, "max_attempts": 20}}
+    plain = summary(tmp_path, False, **changes)
+    e = experiment(True, **changes)
+    folder = new_folder(e, tmp_path / "run")
+    tapped, ended = conducted(folder, e, breaks_at)
+    assert ended is None or tapped.calls < breaks_at
+    assert conducted(folder, e)[1]["model_sha256"] == plain["model_sha256"]
+
+
+def test_a_sites_vector_is_masked_again_for_nobody_after_a_crash(tmp_path):
+    """Between two begins of one attempt a site sends the same bytes; between two attempts, other keys."""
+    e = experiment(True, federation={"rounds": 1})
+    folder = new_folder(e, tmp_path / "run")
+    first, _ = conducted(folder, e, 4)
+    second, _ = conducted(folder, e)
+    seen: dict[Any, set[bytes]] = {}
+    for reply in (*first.replies, *second.replies):
+        for message in map(from_bytes, reply.messages):
+            if isinstance(message, Masked):
+                seen.setdefault((message.site, message.session), set()).add(message.body)
+    assert all(len(bodies) == 1 for bodies in seen.values())
+
+
+REFUSED = {
+    "strategy.name = median and secure_aggregation.enabled": {"strategy": {"name": "median"}, "federation": {"weighting": "uniform"}},
+    "federation.sampling = poisson": {"federation": {"sampling": "poisson", "rate": 0.5}},
+    "federation.on_missing = wait": {"federation": {"on_missing": "wait"}},
+    "evaluation.sites = all": {"evaluation": {"sites": "all"}},
+    "conditions.misbehaving or deadline": {"conditions": {"deadline": 1.0}},
+    "engine.name = ray": {"engine": {"name": "ray"}},
+    "planned_dropouts = 3 leave 4, and 5 must remain": {"secure_aggregation": {"planned_dropouts": 3}},
+    "7 sites a round and planned_dropouts = 0 leave 7, and 8 must remain": {"secure_aggregation": {"min_cohort": 8}},
+    "federation.min_replies = 4": {"federation": {"min_replies": 4}},
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_masking_does_not_go_with_is_a_config_error(sentence):
+    with pytest.raises(ConfigError) as refused:
+        experiment(True, **REFUSED[sentence])
+    assert sentence in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+def test_quickstart_secure_differs_from_its_plain_run_in_one_key():
+    masked = load(CONFIGS / "quickstart_secure.yaml")
+    plain = load(CONFIGS / "quickstart_secure.yaml", ["secure_aggregation.enabled=false"])
+    assert masked.conditions.dropout > 0
+    assert masked.model_copy(update={"secure_aggregation": plain.secure_aggregation}) == plain
