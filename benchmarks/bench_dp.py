@@ -33,10 +33,10 @@ def cnn() -> Case:
 
 
 def resnet() -> Case:
-    """ResNet18 with GroupNorm, 11.2 M parameters, 16 images of 64 × 64."""
+    """ResNet18 with GroupNorm, 11.2 M parameters, 64 images of 64 × 64."""
     from torchvision.models import resnet18
 
-    return resnet18(num_classes=10, norm_layer=lambda c: nn.GroupNorm(32, c)), torch.randn(16, 3, 64, 64)
+    return resnet18(num_classes=10, norm_layer=lambda c: nn.GroupNorm(32, c)), torch.randn(64, 3, 64, 64)
 
 
 def vit() -> Case:

@@ -174,8 +174,8 @@ class _Call:
         wide = self.inputs * layer.groups + layer.out_channels
         products, moved = 2.0 * weights * t, 4e-10 * t * self.inputs * layer.groups
         costs = {
-            "units": 5e-5 + products / 2e11 + 1.8e-9 * weights,
-            "unfold": moved + products / 8.5e10 + 0.8e-9 * weights,
+            "units": 5e-5 + products / 2e11 + 2.8e-9 * weights,
+            "unfold": moved + products / 8.5e10 + 2.5e-9 * weights,
             "positions": moved + 2.0 * t * t * wide / 4e10 + 1e-9 * t * wide + products / 2e11,
         }
         self.way = min(costs, key=costs.__getitem__)
