@@ -72,7 +72,9 @@ def _ours(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.op
 
     def step() -> None:
         total.zero_()
-        gradients.clipped_sum(images, targets, lambda o, t: functional.cross_entropy(o, t, reduction="none"), rows, len(images), Clipping(1.0), total)
+        gradients.clipped_sum(
+            images, targets, lambda o, t: functional.cross_entropy(o, t, reduction="none"), rows, len(images), Clipping(1.0), total
+        )
         source.add_gaussian(total, 1.0)
         gradients.give(total.div_(len(images)))
         optimizer.step()
@@ -89,7 +91,14 @@ def _opacus(mode: str, model: nn.Module, images: Tensor, targets: Tensor, optimi
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, targets), batch_size=len(images))
     options = {"criterion": nn.CrossEntropyLoss()} if mode == "ghost" else {}
     made = PrivacyEngine().make_private(
-        module=model, optimizer=optimizer, data_loader=loader, noise_multiplier=1.0, max_grad_norm=1.0, poisson_sampling=False, grad_sample_mode=mode, **options
+        module=model,
+        optimizer=optimizer,
+        data_loader=loader,
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        poisson_sampling=False,
+        grad_sample_mode=mode,
+        **options,
     )
     private, noisy, criterion = made[0], made[1], made[2] if mode == "ghost" else nn.CrossEntropyLoss()
 
@@ -146,7 +155,9 @@ def main() -> None:
         spent = seconds(case, given.times)
         base = memory(case, "plain")
         for mode, each in spent.items():
-            print(f"{case:12} {mode:17} {each * 1e3:8.1f} ms a step  {each / spent['plain']:5.2f} ×  memory {memory(case, mode) / base:5.2f} ×")
+            print(
+                f"{case:12} {mode:17} {each * 1e3:8.1f} ms a step  {each / spent['plain']:5.2f} ×  memory {memory(case, mode) / base:5.2f} ×"
+            )
 
 
 if __name__ == "__main__":
