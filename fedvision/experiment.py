@@ -457,6 +457,11 @@ def _privacy_complaints(e: Experiment) -> Any:
             "model.norm = batch with model.norm_statistics = averaged reads private images without clip or noise: set model.norm to group, or "
             "norm_statistics to frozen"
         )
+    if isinstance(p, Central) and p.clip > e.encoding.range_weights:
+        yield (
+            f"privacy.clip = {p.clip:g} is over encoding.range_weights = {e.encoding.range_weights:g}: a site whose update does not fit would decline, "
+            "and so tell of it; lower clip or raise range_weights"
+        )
     if p.simulation_only_seed is not None and isinstance(e.data, ImageFolder):
         yield (
             f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = image_folder exclude each other: noise that can be "

@@ -48,7 +48,7 @@ class Odometer:
 
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was torn by a kill, and never acted on
         except FileNotFoundError:
             return []
         try:
@@ -75,9 +75,12 @@ class Odometer:
 
     def _append(self, entry: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.write(handle, json.dumps(entry).encode() + b"\n")
+            content = os.read(handle, os.fstat(handle).st_size)
+            end = content.rfind(b"\n") + 1
+            os.ftruncate(handle, end)
+            os.pwrite(handle, json.dumps(entry).encode() + b"\n", end)
             os.fsync(handle)
         finally:
             os.close(handle)

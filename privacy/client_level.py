@@ -124,7 +124,8 @@ class CentralNoise:
         clip = float(state.clip["C"])
         after = self.strategy.apply(inner(state, self.strategy), self._release(sent, clip, source), sites)
         if self.spec.adaptive is not None:
-            clip = next_clip(clip, self.spec.adaptive, self._share(sent, source))
+            limit = sent.total.layout.by_name["weights"].limit  # beyond it a site would decline, and so tell of its update
+            clip = min(next_clip(clip, self.spec.adaptive, self._share(sent, source)), limit)
         return joined(after, clip={"C": torch.tensor(clip, dtype=torch.float64), "round": torch.tensor(number + 1)})
 
     def _release(self, sent: Any, clip: float, source: Source) -> NoisySum:

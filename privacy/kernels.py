@@ -138,7 +138,7 @@ def conv2d(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], 
     if "weight" not in names:
         return bias
     if whole or (call.way != "positions" and layer.weight.numel() * 4 * units <= KEPT_BYTES):
-        return Kept.of({"weight": torch.cat(list(call.gradients())), **bias.gradients})
+        return Kept.of({"weight": call.all_gradients(), **bias.gradients})
     squares = call.squares_by_position() if call.way == "positions" else torch.cat([_squares(part) for part in call.gradients()])
 
     def weighted(c: Tensor) -> dict[str, Tensor]:
@@ -174,8 +174,8 @@ class _Call:
         wide = self.inputs * layer.groups + layer.out_channels
         products, moved = 2.0 * weights * t, 4e-10 * t * self.inputs * layer.groups
         costs = {
-            "units": 5e-5 + products / 2e11 + 1.8e-9 * weights,
-            "unfold": moved + products / 8.5e10 + 0.8e-9 * weights,
+            "units": 5e-5 + products / 2e11 + 2.8e-9 * weights,
+            "unfold": moved + products / 8.5e10 + 2.5e-9 * weights,
             "positions": moved + 2.0 * t * t * wide / 4e10 + 1e-9 * t * wide + products / 2e11,
         }
         self.way = min(costs, key=costs.__getitem__)
@@ -196,6 +196,15 @@ class _Call:
             return
         for x, y in self._unfolded():
             yield torch.bmm(y.flatten(0, 1), x.flatten(0, 1).mT).view(len(x), *self.layer.weight.shape)
+
+    def all_gradients(self) -> Tensor:
+        """Per-unit gradients [units, *weight.shape]."""
+        made = self.g.new_empty(self.units, *self.layer.weight.shape)
+        start = 0
+        for part in self.gradients():
+            made[start : start + len(part)] = part
+            start += len(part)
+        return made
 
     def squares_by_position(self) -> Tensor:
         """Squared norms [units] without the gradients."""

@@ -95,7 +95,7 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
         f"rate {plan.a_round.sampling_rate:g}, {plan.a_round.steps * plan.rounds} steps"
     ]
     if plan.mechanism == "dp_sgd":
-        each = f"a {plan.guarantee.unit}"
+        each = {"example": "an example", "subject": "a subject"}[plan.guarantee.unit]
         lines.append(
             f"privacy: this is for {each} held at one site"
             + (

@@ -139,7 +139,7 @@ def draw(experiment: Experiment, known: Facts, others: Sequence[Alternative], pa
     left.set_title(f"{experiment.name}: what is spent ({plan.guarantee.accountant})")
     right.plot([row.epsilon for row in others], [row.noise_to_signal for row in others], marker="o", color="#2a6f97", label="other targets")
     right.plot([plan.guarantee.epsilon], [known.noise_to_signal], marker="D", color="#c1121f", linestyle="", label="this plan")
-    right.set(xlabel=f"ε per {plan.guarantee.unit}", ylabel="noise over clip norm, a release", yscale="log")
+    right.set(xlabel=f"ε per {plan.guarantee.unit}", ylabel="noise over clip norm, a release", ylim=(0, None))
     right.set_title("what other promises would take")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -88,6 +88,7 @@ class Stepper:
     gradients: UnitGradients
     loss: Loss
     device: torch.device
+    _total: Tensor | None = None
 
     @property
     def clipping(self) -> Clipping:
@@ -95,15 +96,22 @@ class Stepper:
         return Clipping(self.spec.clip, self.spec.clipping, self.spec.stability)
 
     def release(self, examples: Examples, units: Units, source: Source) -> Tensor:
-        """One noisy, averaged gradient [parameters]: what a step may use, and all that it may."""
-        total = self.clipped_sum(examples, units, source.poisson_sample(len(units), self.spec.sampling_rate), source)
-        noise = torch.zeros(self.gradients.total)
-        source.add_gaussian(noise, self.noise_multiplier * self.spec.clip)
-        return total.add_(noise.to(self.device)).div_(self.spec.divisor)
+        """One noisy, averaged gradient [parameters]: what a step may use, and all that it may.  The next release overwrites it."""
+        if self._total is None:
+            self._total = torch.empty(self.gradients.total, device=self.device)
+        sample = source.poisson_sample(len(units), self.spec.sampling_rate)
+        total = self.clipped_sum(examples, units, sample, source, self._total.zero_())
+        if self.device.type == "cpu":
+            source.add_gaussian(total, self.noise_multiplier * self.spec.clip)
+        else:
+            noise = torch.zeros(self.gradients.total)
+            source.add_gaussian(noise, self.noise_multiplier * self.spec.clip)
+            total.add_(noise.to(self.device))
+        return total.div_(self.spec.divisor)
 
-    def clipped_sum(self, examples: Examples, units: Units, sample: np.ndarray, source: Source) -> Tensor:
-        """Σ of the sampled units' clipped gradients, `physical_batch` rows at a time."""
-        total = torch.zeros(self.gradients.total, device=self.device)
+    def clipped_sum(self, examples: Examples, units: Units, sample: np.ndarray, source: Source, into: Tensor | None = None) -> Tensor:
+        """Σ of the sampled units' clipped gradients, `physical_batch` rows at a time, added to `into` (zeros where None)."""
+        total = torch.zeros(self.gradients.total, device=self.device) if into is None else into
         each = units.most * self.spec.views
         most = max(1, self.spec.physical_batch // each)
         for start in range(0, len(sample), most):

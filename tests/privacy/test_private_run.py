@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from clients.answer import answer
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated, open_federated
-from fedvision.errors import ConfigError, ModelRefused
+from fedvision.errors import ConfigError, ModelRefused, RunFolderError
 from fedvision.experiment import Experiment, load
 from fedvision.schema import render, validate
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, TrainRequest
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, SiteId, TrainRequest
+from privacy.account import Odometer
 from privacy.plan import plan_of
 from simulations.baselines import centralised
 from simulations.run import simulate
@@ -193,6 +195,17 @@ def test_a_reservation_is_on_disk_before_the_step_that_it_pays_for(tmp_path: Pat
     assert [json.loads(line)["event"] for line in (tmp_path / site.id / "spent.jsonl").read_text().splitlines()] == ["reserve"]
 
 
+def test_an_entry_that_a_kill_tore_was_never_acted_on_and_is_written_over(tmp_path: Path) -> None:
+    account = Odometer(tmp_path, SiteId("a"), plan_of(_experiment()))
+    account.reserve(0, 1)
+    account.path.write_bytes(account.path.read_bytes() + b'{"event": "res')
+    account.reserve(1, 1)
+    assert [json.loads(line)["round"] for line in account.path.read_text().splitlines()] == [0, 1]
+    account.path.write_bytes(b"rubbish\n" + account.path.read_bytes())
+    with pytest.raises(RunFolderError, match="damaged"):
+        account.reserve(2, 1)
+
+
 def test_the_noise_of_an_update_is_that_of_its_steps(tmp_path: Path) -> None:
     """Two steps at η = 0.5 on sites without examples: each number is −η Σ N(0, (σC / divisor)²)."""
     experiment = _experiment({"noise_multiplier": 3.0}, training={"learning_rate": 0.5}, model={"width": 64})
@@ -264,6 +277,16 @@ def test_site_level_runs_end_and_promise_sites(privacy: dict[str, Any], tmp_path
     assert summary["privacy"]["unit"] == "site" and summary["privacy"]["steps"] == 2
     if privacy["mechanism"] == "central":
         assert all(r["update_norm"] is None for r in folder.rounds())
+
+
+def test_opacus_gradients_train_too(tmp_path: Path) -> None:
+    experiment = _experiment({"gradients": "opacus", "simulation_only_seed": 3}, federation={"rounds": 1})
+    ours = _experiment({"simulation_only_seed": 3}, federation={"rounds": 1})
+    models = []
+    for number, e in enumerate((experiment, ours)):
+        folder, _ = simulate(e, tmp_path / str(number), None, quiet=True)
+        models.append(load_file(folder.path / "model.safetensors"))
+    assert all(torch.allclose(a, models[1][name], atol=1e-4) for name, a in models[0].items())
 
 
 def test_every_allowed_algorithm_runs_under_dp_sgd(tmp_path: Path) -> None:
