@@ -57,7 +57,17 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         {"strategy": {"name": "scaffold"}, "conditions": {"dropout": 0.1}},
         {"encoding": {"rounding": "stochastic"}, "federation": {"weighting": "uniform"}},
     ],
-    ids=["32 bits", "64 bits", "20 bits", "16 bits", "dropouts and retries", "a fixed number asked", "fedadam", "scaffold", "stochastic rounding"],
+    ids=[
+        "32 bits",
+        "64 bits",
+        "20 bits",
+        "16 bits",
+        "dropouts and retries",
+        "a fixed number asked",
+        "fedadam",
+        "scaffold",
+        "stochastic rounding",
+    ],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     changes.pop("seed", None)
