@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,9 +74,11 @@ def main() -> int:
     found: dict[str, str] = {}
     for file in FILES:
         source = (ROOT / PACKAGE / file).read_text()
+        times: Counter[str] = Counter()
         for node in checks(source):
             text = ast.unparse(node)
-            key = f"{file}:{hashlib.sha256(text.encode()).hexdigest()[:8]} {text[:100]}"
+            times[text] += 1
+            key = f"{file}:{hashlib.sha256(text.encode()).hexdigest()[:8]}.{times[text]} {text[:100]}"
             if arguments.only not in text:
                 continue
             found[key] = kept.get(key) or noticed(file, without(source, node))

@@ -40,8 +40,9 @@ def test_a_dropout_at_any_stage_is_survived(stage):
 @given(st.integers(4, 12), st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_pattern_of_dropouts_within_the_bound_gives_the_exact_sum(count, data):
-    f = Federation(count, minimum=2, bits=data.draw(st.sampled_from([16, 20, 24, 32, 64])))
-    victims = data.draw(st.lists(st.sampled_from(f.names), max_size=most_dropouts(count), unique=True))
+    asked = data.draw(st.integers(2, count))
+    f = Federation(count, minimum=2, bits=data.draw(st.sampled_from([16, 20, 24, 32, 64])), asks={"b": asked})
+    victims = data.draw(st.lists(st.sampled_from(f.names), max_size=most_dropouts(count, asked), unique=True))
     gone = {name: data.draw(st.sampled_from(STAGES)) for name in victims}
     assert same(f.run(f.attempt(), gone).total(), f.sum(survivors_of(f, gone)))
 

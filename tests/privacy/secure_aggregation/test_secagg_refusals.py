@@ -86,6 +86,13 @@ def a_cohort_without_the_site_itself():
 
 
 @violation("malformed")
+def boxes_out_of_the_order_of_their_dealers():
+    f = Federation(4)
+    begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
+    return f.tell("a", replace(begin, deliveries=begin.deliveries[::-1]))
+
+
+@violation("malformed")
 def an_earlier_attempt_with_two_outcomes():
     f = Federation(4)
     begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
@@ -112,6 +119,22 @@ def a_list_to_sign_before_the_vector_was_sent():
     f = Federation(4)
     f.run(f.attempt(), until="shares")
     return f.tell("a", Survivors(f.session(), ("a", "b", "c"), ("d",)))
+
+
+@violation("order")
+def a_proof_before_the_vector_was_sent():
+    f = Federation(5)
+    attempt = f.run(f.attempt(), {"a": "masked"}, until="consent")
+    return f.tell("a", attempt.proof())
+
+
+@violation("order")
+def a_vector_asked_for_again_that_is_no_longer_kept():
+    f = Federation(4)
+    attempt = f.run(f.attempt(), until="masked")
+    for name in [name for name in f.stores["a"].contents if name.startswith("body")]:
+        f.stores["a"].delete(name)
+    return f.tell("a", attempt.begins(f.terms())["a"])
 
 
 @violation("order")
@@ -567,6 +590,7 @@ STILL_REFUSED = {  # with its own check removed, the violation runs into this on
     "a_colluding_site_with_a_key_whose_secrets_everybody_knows": "ValueError",
     "a_list_of_keys_with_one_site_twice": "ValueError",
     "a_list_to_sign_before_the_vector_was_sent": "partition",
+    "a_proof_before_the_vector_was_sent": "few_consents",
     "a_site_beyond_the_roster_among_the_keys": "key_signature",
     "a_vector_asked_for_before_shares_were_dealt": "AssertionError",
     "shares_asked_for_an_attempt_that_was_never_opened": "AssertionError",
