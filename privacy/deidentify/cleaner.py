@@ -20,7 +20,8 @@ from privacy.deidentify.values import SIZES, Context, decimals, integers
 IMPLEMENTATION = b"2.25.211180457094012853098531107465109830165"
 VERSION = b"FEDVISION"
 TEXT = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
-_FALLBACK_CODE = ("SCT", "85756007", "Tissue")  # where a code has to be and PS3.16 does not know the one that was there
+_TISSUE = ("SCT", "85756007", "Tissue")  # where a code has to be and PS3.16 does not know the one that was there
+_FALLBACK_CODES = {"MeasurementUnitsCodeSequence": ("UCUM", "1", "no units")}
 
 _short = struct.Struct("<HH2sH").pack
 _long = struct.Struct("<HH2s2xI").pack
@@ -106,7 +107,7 @@ class _Work:
         pieces, data, rules, memo = [], self.data, self.rules, self.memo
         kept = changed = emptied = removed = 0
         before = self.context.sibling
-        self.context.sibling = lambda tag: next((data[start:end] for found, _, start, end, _ in elements if found == tag), b"")
+        self.context.sibling = lambda tag: self.value(elements, tag)
         for element in elements:
             tag, vr, start, end, items = element
             rule = rules.get(tag)
@@ -146,11 +147,21 @@ class _Work:
         self.counts.update(kept=kept, changed=changed, emptied=emptied)
         return pieces
 
+    def value(self, elements: list[Element], tag: int) -> bytes:
+        """A value of this level, b"" where it is absent; small numbers in little endian."""
+        found = next((element for element in elements if element[0] == tag), None)
+        if found is None:
+            return b""
+        value = self.data[found[2] : found[3]]
+        return _swapped(value, 2) if self.parsed.big and found[1] in (b"US", b"SS") else value
+
     def element(self, rule: Rule, vr: bytes, value: bytes) -> bytes:
         """The encoded element, b"" to remove it."""
         out = self.vr(rule, vr)
         if self.parsed.big and out in SIZES:
             value = _swapped(value, SIZES[out])
+        if not value.strip(b" \0") and vr in TEXT:
+            return encode(rule.tag, out, b"")  # what was empty may stay so
         new = rule.act(self.context, value) if rule.act is not None else None
         if new is None:
             new = rule.fallback
@@ -171,7 +182,7 @@ class _Work:
         cleaned = []
         for item in items:
             elements = self.level(item)
-            if any(tag == 0x00080100 for tag, _ in elements):
+            if any(found[0] == 0x00080100 for found in item):
                 cleaned += self.code(rule, item, elements)
             elif elements or rule.kind < 3:
                 cleaned.append(b"".join([piece for _, piece in elements]))
@@ -185,9 +196,9 @@ class _Work:
         meaning = terms.code(scheme, value)
         if meaning is None and rule.kind > 1:
             return
-        scheme, value, meaning = (scheme, value, meaning) if meaning is not None else _FALLBACK_CODE
-        rest = [(tag, piece) for tag, piece in pieces if tag not in (0x00080100, 0x00080102, 0x00080104)]
-        yield b"".join(piece for _, piece in sorted([*rest, (0x00080100, code_item(scheme, value, meaning))]))
+        if meaning is None:
+            scheme, value, meaning = _FALLBACK_CODES.get(rule.keyword, _TISSUE)
+        yield b"".join(piece for _, piece in sorted([*pieces, (0x00080100, code_item(scheme, value, meaning))]))
 
     def context_text(self, item: list[Element], tag: int) -> str:
         return next((self.data[start:end].decode("latin-1").strip(" \0") for found, _, start, end, _ in item if found == tag), "")

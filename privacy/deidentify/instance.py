@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +68,7 @@ class Deidentifier:
         self.key, self.policy, self.out = key, policy, out
         self.pseudonyms, self.rule_set = Pseudonyms(key), rule_set(policy)
         self.cleaners: dict[str, Cleaner] = {}
-        self.number = 0
+        self.number, self.mark = 0, secrets.token_hex(6)
 
     def __call__(self, path: bytes) -> Outcome:
         """The outcome for the file at `path`; a checked copy lies at `outcome.partial`, to be renamed."""
@@ -156,7 +157,7 @@ class Deidentifier:
 
     def _write(self, parts: list[bytes | memoryview]) -> Path:
         self.number += 1
-        partial = self.out / ".partial" / f"{os.getpid()}-{self.number}.part"
+        partial = self.out / ".partial" / f"{self.mark}-{self.number}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for part in (b"".join(parts[:-3]), *parts[-3:]) if len(parts) > 3 else parts:

@@ -10,7 +10,7 @@ PregnancyStatus
 """
 STUDY = "StudyInstanceUID:1 StudyDate:2 StudyTime:2 ReferringPhysicianName:2 StudyID:2 AccessionNumber:2 StudyDescription"
 SERIES = """
-Modality:1 SeriesInstanceUID:1 SeriesNumber:2 Laterality SeriesDate SeriesTime SeriesDescription ProtocolName OperatorsName
+Modality:1 SeriesInstanceUID:1 SeriesNumber:2 Laterality:2 SeriesDate SeriesTime SeriesDescription ProtocolName OperatorsName
 BodyPartExamined PatientPosition:2 SmallestPixelValueInSeries LargestPixelValueInSeries PresentationIntentType
 AnatomicalOrientationType ReferencedPerformedProcedureStepSequence
 """
@@ -39,10 +39,11 @@ PIXELS = """
 SamplesPerPixel:1 PhotometricInterpretation:1 PlanarConfiguration Rows:1 Columns:1 BitsAllocated:1 BitsStored:1 HighBit:1
 PixelRepresentation:1 PixelAspectRatio SmallestImagePixelValue LargestImagePixelValue RedPaletteColorLookupTableDescriptor
 GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData
-GreenPaletteColorLookupTableData BluePaletteColorLookupTableData PixelData ColorSpace NumberOfFrames
+GreenPaletteColorLookupTableData BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData
+SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData PixelData ColorSpace NumberOfFrames
 """
 LUTS = """
-RescaleIntercept RescaleSlope RescaleType ModalityLUTSequence LUTDescriptor:1 ModalityLUTType LUTData:1 WindowCenter
+RescaleIntercept RescaleSlope RescaleType:1 ModalityLUTSequence LUTDescriptor:1 ModalityLUTType LUTData:1 WindowCenter
 WindowWidth VOILUTFunction VOILUTSequence PixelIntensityRelationship PixelIntensityRelationshipSign
 """
 PLANE = """
@@ -130,9 +131,9 @@ RadiopharmaceuticalStartTime RadionuclideTotalDose RadionuclideHalfLife PatientO
 PatientGantryRelationshipCodeSequence:2 PixelSpacing:2 SpacingBetweenSlices ImagePositionPatient ImageOrientationPatient
 """
 XA = """
-KVP:2 RadiationSetting:1 XRayTubeCurrent:2 ExposureTime:2 Exposure:2 AveragePulseWidth RadiationMode IntensifierSize ImagerPixelSpacing
+KVP:2 RadiationSetting:1 XRayTubeCurrent:2 ExposureTime:2 Exposure:2 AveragePulseWidth RadiationMode PositionerMotion:2 IntensifierSize ImagerPixelSpacing
 FieldOfViewShape FieldOfViewDimensions DistanceSourceToDetector DistanceSourceToPatient EstimatedRadiographicMagnificationFactor
-PositionerMotion PositionerPrimaryAngle PositionerSecondaryAngle PositionerPrimaryAngleIncrement PositionerSecondaryAngleIncrement
+PositionerPrimaryAngle PositionerSecondaryAngle PositionerPrimaryAngleIncrement PositionerSecondaryAngleIncrement
 DetectorPrimaryAngle DetectorSecondaryAngle TableMotion TableVerticalIncrement TableLateralIncrement TableLongitudinalIncrement TableAngle
 ShutterShape ShutterLeftVerticalEdge ShutterRightVerticalEdge ShutterUpperHorizontalEdge ShutterLowerHorizontalEdge
 MaskSubtractionSequence MaskOperation:1 ApplicableFrameRange MaskFrameNumbers ContrastFrameAveraging MaskSubPixelShift TIDOffset
@@ -151,7 +152,7 @@ ImageOrientationPatient:1 PixelMeasuresSequence PixelSpacing SliceThickness Spac
 FrameVOILUTSequence PixelValueTransformationSequence FrameType ReferencedImageSequence DerivationImageSequence SourceImageSequence
 PlanePositionVolumeSequence ImagePositionVolume PixelPresentation VolumetricProperties VolumeBasedCalculationTechnique
 ComplexImageComponent AcquisitionContrast ContentQualification AcquisitionDuration RealWorldValueMappingSequence
-RealWorldValueIntercept RealWorldValueSlope RealWorldValueFirstValueMapped RealWorldValueLastValueMapped MeasurementUnitsCodeSequence
+LUTLabel:1 LUTExplanation:1 RealWorldValueIntercept RealWorldValueSlope RealWorldValueFirstValueMapped RealWorldValueLastValueMapped MeasurementUnitsCodeSequence:1
 TemporalPositionTimeOffset VelocityEncodingDirection FrameLabel IrradiationEventIdentificationSequence
 AcquisitionContextSequence:2
 """
@@ -192,11 +193,11 @@ TimeOfFlightInformationUsed DecayCorrectionDateTime
 """
 SEG = """
 SegmentationType:1 SegmentationFractionalType MaximumFractionalValue SegmentSequence:1 SegmentNumber:1 SegmentLabel:1
-SegmentAlgorithmType:1 SegmentAlgorithmName SegmentedPropertyCategoryCodeSequence:1 SegmentedPropertyTypeCodeSequence:1
+SegmentAlgorithmType:1 SegmentAlgorithmName:1 SegmentedPropertyCategoryCodeSequence:1 SegmentedPropertyTypeCodeSequence:1
 SegmentedPropertyTypeModifierCodeSequence RecommendedDisplayCIELabValue SegmentIdentificationSequence ReferencedSegmentNumber:1
 SegmentsOverlap ContentLabel:1 ContentDescription:2 ContentCreatorName:2
 """
-RT_SERIES = "ApprovalStatus:1 ReferencedStructureSetSequence ReferencedDoseSequence ReferencedRTPlanSequence"
+RT_SERIES = "OperatorsName:2 ReviewDate:2 ReviewTime:2 ReviewerName:2 ApprovalStatus:1 ReferencedStructureSetSequence ReferencedDoseSequence ReferencedRTPlanSequence"
 RTSTRUCT = """
 StructureSetLabel:1 StructureSetName StructureSetDate:2 StructureSetTime:2 ReferencedFrameOfReferenceSequence FrameOfReferenceUID:1
 RTReferencedStudySequence RTReferencedSeriesSequence SeriesInstanceUID:1 ContourImageSequence StructureSetROISequence ROINumber:1
@@ -213,7 +214,7 @@ DVHDoseScaling:1 DVHVolumeUnits:1 DVHNumberOfBins:1 DVHData:1 DVHMinimumDose DVH
 DVHNormalizationDoseValue
 """
 RTPLAN = """
-RTPlanLabel:1 RTPlanDate:2 RTPlanTime:2 RTPlanGeometry:1 PlanIntent DoseReferenceSequence DoseReferenceNumber:1 DoseReferenceUID
+RTPlanLabel:1 RTPlanDate:2 RTPlanTime:2 RTPlanGeometry:1 RTPlanRelationship:1 DoseReferencePointCoordinates ReferencedRTPlanSequence PlanIntent DoseReferenceSequence DoseReferenceNumber:1 DoseReferenceUID
 DoseReferenceStructureType:1 DoseReferenceType:1 ReferencedROINumber TargetPrescriptionDose TargetMinimumDose TargetMaximumDose
 OrganAtRiskMaximumDose FractionGroupSequence FractionGroupNumber:1 NumberOfFractionsPlanned:2 NumberOfBeams:1
 NumberOfBrachyApplicationSetups:1 ReferencedBeamSequence ReferencedBeamNumber:1 BeamDose BeamMeterset BeamDoseSpecificationPoint

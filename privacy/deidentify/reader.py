@@ -208,6 +208,10 @@ class Scan:
         if vr == b"SQ":
             items, _ = self._items(start, after, depth + 1, implicit, True)
             return (tag, vr, start, after, items), after
+        if vr == b"UN" and dictionary_vr(tag) == b"SQ" and length:
+            # a sequence that passed through a program which did not know it: implicit VR inside (PS3.5 6.2.2)
+            items, _ = self._items(start, after, depth + 1, True, True)
+            return (tag, b"SQ", start, after, items), after
         return (tag, vr, start, after, None), after
 
     def _undefined(self, tag: int, vr: bytes, start: int, end: int, depth: int, implicit: bool) -> tuple[Element, int]:

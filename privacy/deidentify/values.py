@@ -80,6 +80,10 @@ DUMMIES = {
     "ConversionType": b"WSD",
     "ContentCreatorName": b"REMOVED",
     "Modality": b"OT",
+    "RescaleType": b"US",
+    "SequenceVariant": b"NONE",
+    "ScanningSequence": b"RM",
+    "SegmentAlgorithmType": b"MANUAL",
 }
 
 
@@ -125,6 +129,19 @@ def table_data(context: Context, value: bytes) -> bytes | None:
     return None
 
 
+def segmented_table(context: Context, value: bytes) -> bytes | None:
+    """A segmented lookup table (PS3.3 C.7.9.2): segments that unfold to exactly as many entries as its descriptor says."""
+    words = [int.from_bytes(value[i : i + 2], "little") for i in range(0, len(value) - 1, 2)]
+    entries, here = 0, 0
+    while here + 2 < len(words) and words[here] in (0, 1):
+        count = words[here + 1]
+        entries += count
+        here += 2 + (count if words[here] == 0 else 1)
+    descriptors = [context.sibling(tag) for tag in (0x00281101, 0x00281102, 0x00281103)]
+    wanted = {int.from_bytes(descriptor[:2], "little") or 65536 for descriptor in descriptors if len(descriptor) >= 6}
+    return value if here == len(words) and entries in wanted else None
+
+
 # ------------------------------------------------------------------------------------------------------ UIDs, dates
 
 
@@ -148,11 +165,11 @@ def same_uid(context: Context, value: bytes) -> bytes | None:
 
 
 def class_uid(context: Context, value: bytes) -> bytes | None:
-    """A SOP class: one that the standard names."""
+    """A SOP class that the standard names; any other is mapped."""
     from pydicom.uid import UID_dictionary
 
     value = value.strip(b" \0")
-    return value if value.decode("latin-1") in UID_dictionary else None
+    return value if value.decode("latin-1") in UID_dictionary else context.pseudonyms.uid(value)
 
 
 def day(value: bytes) -> date | None:
@@ -240,7 +257,7 @@ def same_datetime(context: Context, value: bytes) -> bytes | None:
 
 
 def coded(keyword: str) -> Act:
-    """One or more terms of the attribute's list.  In ImageType what is unknown becomes OTHER in third place and goes after it."""
+    """One or more terms of the attribute's list.  In ImageType what is unknown becomes OTHER, after the third place NONE."""
 
     def act(context: Context, value: bytes) -> bytes | None:
         parts = [part.strip() for part in value.decode("latin-1").strip(" \0").split("\\")]
@@ -248,7 +265,7 @@ def coded(keyword: str) -> Act:
         if keyword in ("ImageType", "FrameType"):
             if None in found[:2] or len(found) < 2:
                 return None
-            found = [*found[:2], *(found[2] or "OTHER" for _ in found[2:3]), *(word for word in found[3:] if word)]
+            found = [*found[:2], *(word or "OTHER" for word in found[2:3]), *(word or "NONE" for word in found[3:])]
         elif keyword in ("ScanOptions", "CorrectedImage", "SequenceVariant", "ScanningSequence"):
             found = [word for word in found if word]
         elif None in found:
@@ -311,11 +328,6 @@ def removed(context: Context, value: bytes) -> bytes | None:
     return None
 
 
-def code_part(keyword: str) -> Act:
-    """Parts of a code pass as they are here; whether PS3.16 knows the code is asked for the whole item, see `cleaner`."""
-    return lambda context, value: value.strip(b" \0") or None
-
-
 BY_KEYWORD: dict[str, Act] = {
     "PatientID": patient_id,
     "PatientName": patient_id,
@@ -327,11 +339,13 @@ BY_KEYWORD: dict[str, Act] = {
     "ROIName": structure("ROI", 0x30060022),
     "SegmentLabel": structure("Segment", 0x00620004),
     **{f"{colour}PaletteColorLookupTableData": table_data for colour in ("Red", "Green", "Blue")},
+    **{f"Segmented{colour}PaletteColorLookupTableData": segmented_table for colour in ("Red", "Green", "Blue")},
     "LUTData": table_data,
-    **{keyword: code_part(keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")},
+    # parts of codes never pass on their own: `cleaner` writes the whole code where PS3.16 knows it
+    **dict.fromkeys(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), removed),
 }
-_CONTEXTUAL = {"PatientID", "PatientName", "ROIName", "SegmentLabel", "LUTData", "RedPaletteColorLookupTableData"}
-_CONTEXTUAL |= {"GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData"}
+_CONTEXTUAL = {"PatientID", "PatientName", "ROIName", "SegmentLabel", "LUTData"}
+_CONTEXTUAL |= {keyword for keyword in BY_KEYWORD if keyword.endswith("PaletteColorLookupTableData")}
 _DATES = {b"DA", b"TM", b"DT"}
 
 
