@@ -29,7 +29,8 @@ _item = struct.Struct("<HHI").pack
 
 
 def encode(tag: int, vr: bytes, value: bytes) -> bytes:
-    """One element in explicit VR little endian, padded to even length; a text too long for its VR's short form goes as UN."""
+    """One element in explicit VR little endian, padded to even length; a text too long for its VR's short form goes
+    as UN."""
     if len(value) & 1:
         value += b" " if vr in TEXT and vr != b"UI" else b"\0"
     if vr in LONG:
@@ -57,7 +58,9 @@ class Cleaner:
     def __post_init__(self) -> None:
         self.rules = rules(self.sop_class, self.policy)
 
-    def clean(self, parsed: Parsed, context: Context, codes: list[str], burned_in: bytes) -> tuple[list[tuple[int, bytes]], Counter[str]]:
+    def clean(
+        self, parsed: Parsed, context: Context, codes: list[str], burned_in: bytes
+    ) -> tuple[list[tuple[int, bytes]], Counter[str]]:
         """The new top-level elements in order, without pixel data, and how many were kept, changed, emptied, removed,
         private, unknown.  `codes`: what was done, from CID 7050; `burned_in`: b"NO", b"YES" or b"" (say nothing)."""
         if len(self.memo) > 50_000:
@@ -109,7 +112,7 @@ class _Work:
         before = self.context.sibling
         self.context.sibling = lambda tag: self.value(elements, tag)
         for element in elements:
-            tag, vr, start, end, items = element
+            tag, vr, start, end, _ = element
             rule = rules.get(tag)
             if rule is None:
                 if tag != PIXEL_DATA:
@@ -124,8 +127,8 @@ class _Work:
             else:
                 value = data[start:end]
                 key = (tag, vr, value)
-                piece = memo.get(key) if rule.pure else None
-                if piece is None:
+                piece = memo.get(key, b"") if rule.pure else b""
+                if not piece:
                     piece = self.element(rule, vr, value)
                     if rule.pure and end - start < 256:
                         memo[key] = piece
@@ -179,7 +182,7 @@ class _Work:
         items = element[4]
         if items is None:  # no sequence in the file, whatever the standard says: nothing of it is kept
             return b""
-        cleaned = []
+        cleaned: list[bytes] = []
         for item in items:
             elements = self.level(item)
             if any(found[0] == 0x00080100 for found in item):
@@ -201,7 +204,10 @@ class _Work:
         yield b"".join(piece for _, piece in sorted([*pieces, (0x00080100, code_item(scheme, value, meaning))]))
 
     def context_text(self, item: list[Element], tag: int) -> str:
-        return next((self.data[start:end].decode("latin-1").strip(" \0") for found, _, start, end, _ in item if found == tag), "")
+        return next(
+            (self.data[start:end].decode("latin-1").strip(" \0") for found, _, start, end, _ in item if found == tag),
+            "",
+        )
 
     def safe(self, elements: list[Element]) -> list[tuple[int, bytes]]:
         """Private numbers of Table E.3.10-1, under their creators.  Text is not kept, whatever the table says."""
@@ -221,7 +227,13 @@ class _Work:
             if vr in SIZES and vr != b"OW" and self.parsed.big:
                 value = _swapped(value, SIZES[vr])
             check = {b"DS": decimals, b"IS": integers}.get(vr)
-            passed = check(self.context, value) if check else value if vr in SIZES and vr != b"OW" and len(value) % SIZES[vr] == 0 else None
+            passed = (
+                check(self.context, value)
+                if check
+                else value
+                if vr in SIZES and vr != b"OW" and len(value) % SIZES[vr] == 0
+                else None
+            )
             if passed:
                 kept[tag] = encode(tag, vr, passed)
                 kept[group << 16 | number >> 8] = encode(group << 16 | number >> 8, b"LO", creator.encode("ascii"))

@@ -15,8 +15,12 @@ from fedvision.errors import FedvisionError
 
 app = typer.Typer(help="De-identify DICOM files, check what came out, and find back who is who.", no_args_is_help=True)
 
-Site = Annotated[Path | None, typer.Option(help="Folder with the site's key and vault; $FEDVISION_SITE, else ~/.fedvision/site.")]
-PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML: options, head_volumes, limits; see docs/dicom.md.")]
+Site = Annotated[
+    Path | None, typer.Option(help="Folder with the site's key and vault; $FEDVISION_SITE, else ~/.fedvision/site.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="YAML: options, head_volumes, limits; see docs/dicom.md.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
 
@@ -38,7 +42,9 @@ def deidentify(
     site: Site = None,
     policy: PolicyFile = None,
     workers: Annotated[int, typer.Option(min=1, help="Child processes.")] = max(1, len(os.sched_getaffinity(0))),
-    watch: Annotated[float, typer.Option(min=0, help="Look again every so many seconds, until stopped; 0 = once.")] = 0.0,
+    watch: Annotated[
+        float, typer.Option(min=0, help="Look again every so many seconds, until stopped; 0 = once.")
+    ] = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """De-identify every file of STORE into OUT.  Exit code 0 also where files are held back: see the counts."""
@@ -49,7 +55,9 @@ def deidentify(
     with _plain_errors():
         chosen = read_policy(policy)
         while True:
-            summary = run(store, out, site_folder(site), chosen, workers=workers, progress=_progress(), settle=min(watch, 10.0))
+            summary = run(
+                store, out, site_folder(site), chosen, workers=workers, progress=_progress(), settle=min(watch, 10.0)
+            )
             if as_json:
                 typer.echo(json.dumps(summary.as_json(), sort_keys=True))
             elif not watch or summary.fresh:
@@ -93,7 +101,9 @@ def _show(summary: Any) -> None:
         table.add_row(state, f"{count:,}", "")
     for code, count in summary.codes.items():
         table.add_row(f"  {code}", f"{count:,}", explain(code))
-    table.add_row("inputs", f"{summary.inputs:,}", "= the sum of the states" if summary.adds_up else "NOT the sum of the states")
+    table.add_row(
+        "inputs", f"{summary.inputs:,}", "= the sum of the states" if summary.adds_up else "NOT the sum of the states"
+    )
     console = Console()
     console.print(table)
     console.print(f"{summary.outputs:,} files in OUT; {summary.fresh:,} done in {summary.seconds:,.1f} s")
@@ -131,7 +141,8 @@ def verify(
     out: Annotated[Path, typer.Argument(help="Output folder of `deidentify`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check every file of OUT against its manifest and against the rules, without the originals.  Exit code 1 for any finding."""
+    """Check every file of OUT against its manifest and against the rules, without the originals.  Exit code 1 for any
+    finding."""
     from privacy.deidentify.verification import verify as check
 
     with _plain_errors():
@@ -162,7 +173,9 @@ def report(
 def reidentify(
     reason: Reason,
     target: Annotated[str, typer.Argument(help="A pseudonym, a subject ID or a new SOP instance UID.")] = "",
-    quarantined: Annotated[bool, typer.Option("--quarantined", help="List the paths of what is held back instead.")] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="List the paths of what is held back instead.")
+    ] = False,
     site: Site = None,
 ) -> None:
     """Who stands behind a pseudonym: for a person who holds the site's key, with a reason, recorded."""
@@ -182,7 +195,8 @@ def reidentify(
 
 @app.command()
 def rotate(site: Site = None) -> None:
-    """Give the site a new key.  Subjects stay the same; the next run writes every output again, under new pseudonyms."""
+    """Give the site a new key.  Subjects stay the same; the next run writes every output again, under new
+    pseudonyms."""
     from privacy.deidentify.vault import Vault, site_folder, site_key
 
     with _plain_errors():

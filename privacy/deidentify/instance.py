@@ -15,7 +15,10 @@ from privacy.deidentify.pseudonyms import Pseudonyms
 from privacy.deidentify.reader import ENCAPSULATED, EXPLICIT, Parsed, parse
 from privacy.deidentify.states import Refused, Skipped, State
 
-HEAD = frozenset("HEAD BRAIN SKULL FACE SINUS SINUSES ORBIT ORBITS CRANIUM CEREBRUM PITUITARY IAC NEURO HEADNECK WHOLEBODY MPRAGE".split())
+HEAD = re.compile(
+    r"\b(HEAD|BRAIN|SKULL|FACE|SINUS|SINUSES|ORBITS?|CRANIUM|CEREBRUM|PITUITARY|IAC|NEURO|HEADNECK|WHOLE ?BODY|"
+    r"MPRAGE)\b"
+)  # in what an object says of its body part
 VOLUMES = {"CT", "CT enhanced", "MR", "MR enhanced", "PT", "PT enhanced"}
 
 
@@ -49,7 +52,9 @@ class Outcome:
 
 def identity(parsed: Parsed) -> Identity:
     """Refused where an object cannot be told from others."""
-    found = Identity(*(parsed.text(tag) for tag in (0x00080016, 0x00080018, 0x0020000E, 0x0020000D, 0x00100020, 0x00100021)))
+    found = Identity(
+        *(parsed.text(tag) for tag in (0x00080016, 0x00080018, 0x0020000E, 0x0020000D, 0x00100020, 0x00100021))
+    )
     if not found.sop_class:
         raise Refused("MISSING_ID")
     if not modules.name(found.sop_class):
@@ -133,14 +138,16 @@ class Deidentifier:
             start = self.pseudonyms.clock(who.study.encode("latin-1"))
         parts = re.split(r"[\^=, ]+", f"{parsed.text(0x00100010)}^{who.patient}".casefold())
         identifying = frozenset(part for part in parts if len(part) >= 4)
-        return values.Context(self.pseudonyms, self.policy, patient, self.pseudonyms.shift(patient), values.MORNING - start, identifying)
+        return values.Context(
+            self.pseudonyms, self.policy, patient, self.pseudonyms.shift(patient), values.MORNING - start, identifying
+        )
 
     def _head(self, parsed: Parsed, name: str) -> None:
         """Refused where the object is a volume of the head and the policy does not allow those."""
         if name not in VOLUMES or self.policy.head_volumes == "allow":
             return
         described = " ".join(parsed.text(tag) for tag in (0x00180015, 0x00081030, 0x0008103E, 0x00181030)).upper()
-        if HEAD & set(re.split(r"[^A-Z]+", described.replace("WHOLE BODY", "WHOLEBODY"))):
+        if HEAD.search(described.replace("_", " ")):
             raise Refused("HEAD_VOLUME")
 
     def _image(self, parsed: Parsed, cleaner: Cleaner) -> list[bytes | memoryview]:
@@ -165,7 +172,9 @@ class Deidentifier:
                     part = part[file.write(part) :]
         return partial
 
-    def row(self, written: bytes, who: Identity, counts: Counter[str], parsed: Parsed, codes: list[str]) -> dict[str, object]:
+    def row(
+        self, written: bytes, who: Identity, counts: Counter[str], parsed: Parsed, codes: list[str]
+    ) -> dict[str, object]:
         """The manifest's row: no path, value, UID or hash of the source."""
         return {
             "sha256": hashlib.sha256(written).hexdigest(),
@@ -177,5 +186,3 @@ class Deidentifier:
             "codes": codes,
             "warnings": parsed.warnings,
         }
-
-

@@ -1,7 +1,9 @@
 """What an output folder holds, a line a file, without a word on where it came from: rows that are ready to be signed.
 
-`manifest.jsonl` has one JSON object a line, keys sorted, ordered by name: name, sha256, bytes, class, series (a keyed name),
-elements (how many were kept, changed, emptied, removed, private), pixels, codes (CID 7050), warnings.  `summary.json` has what
+`manifest.jsonl` has one JSON object a line, keys sorted, ordered by name: name, sha256, bytes, class, series (a keyed
+name),
+elements (how many were kept, changed, emptied, removed, private), pixels, codes (CID 7050), warnings.  `summary.json`
+has what
 holds for all of them: rules, policy, counts of all inputs by state and code, and the SHA-256 of the manifest.
 """
 
@@ -52,12 +54,16 @@ def read(out: Path) -> Iterator[dict[str, Any]]:
                 try:
                     row = json.loads(line)
                 except ValueError:
-                    raise DataError(f"{out / MANIFEST}, line {number}: this is no JSON; the file was damaged or edited") from None
+                    raise DataError(
+                        f"{out / MANIFEST}, line {number}: this is no JSON; the file was damaged or edited"
+                    ) from None
                 if not isinstance(row, dict) or set(row) != KEYS:
                     raise DataError(f"{out / MANIFEST}, line {number}: a row has the keys {', '.join(sorted(KEYS))}")
                 yield row
     except FileNotFoundError:
-        raise DataError(f"there is no {out / MANIFEST}: {out} is no finished output of `fedvision dicom deidentify`") from None
+        raise DataError(
+            f"there is no {out / MANIFEST}: {out} is no finished output of `fedvision dicom deidentify`"
+        ) from None
 
 
 def read_summary(out: Path) -> dict[str, Any]:
@@ -65,7 +71,9 @@ def read_summary(out: Path) -> dict[str, Any]:
     try:
         summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"there is no {out / SUMMARY}: {out} is no finished output of `fedvision dicom deidentify`") from None
+        raise DataError(
+            f"there is no {out / SUMMARY}: {out} is no finished output of `fedvision dicom deidentify`"
+        ) from None
     except ValueError:
         raise DataError(f"{out / SUMMARY} is no JSON; the file was damaged or edited") from None
     if not isinstance(summary, dict):

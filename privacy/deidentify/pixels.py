@@ -50,7 +50,12 @@ def shape(parsed: Parsed, most_pixels: int) -> Shape:
     frames, samples = _number(parsed, 0x00280008, 1), _number(parsed, 0x00280002, 1)
     allocated = _number(parsed, 0x00280100, 0)
     found = Shape(frames or 1, rows, columns, samples, allocated, parsed.text(0x00280004))
-    if min(frames, samples) < 0 or min(rows, columns) < 1 or samples not in (1, 3, 4) or allocated not in (1, 8, 16, 32, 64):
+    if (
+        min(frames, samples) < 0
+        or min(rows, columns) < 1
+        or samples not in (1, 3, 4)
+        or allocated not in (1, 8, 16, 32, 64)
+    ):
         raise Refused("PIXEL_LENGTH")
     if rows * columns > LARGEST_FRAME or rows * columns * found.frames > most_pixels:
         raise Refused("PIXEL_BOMB")
@@ -61,7 +66,11 @@ def check(parsed: Parsed, element: Element, shape: Shape) -> None:
     """Refused("PIXEL_LENGTH") where the bytes present are not what the layout needs."""
     _, _, start, end, fragments = element
     if parsed.syntax in ENCAPSULATED:
-        if fragments is None or len(fragments) - 1 < min(shape.frames, 1) or (shape.frames > 1 and len(fragments) - 1 < shape.frames):
+        if (
+            fragments is None
+            or len(fragments) - 1 < min(shape.frames, 1)
+            or (shape.frames > 1 and len(fragments) - 1 < shape.frames)
+        ):
             raise Refused("PIXEL_LENGTH")
         if any(begin == stop for begin, stop in fragments[1:]):
             raise Refused("PIXEL_LENGTH")

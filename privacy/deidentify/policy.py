@@ -29,21 +29,43 @@ MEANINGS = {  # CID 7050
 CLEAN_PIXELS = "113101"
 EDITION = "PS3.15 2025e"
 
-Code = Literal[tuple(MEANINGS)]  # type: ignore[valid-type]
+Code = Literal[
+    "113100",
+    "113101",
+    "113102",
+    "113103",
+    "113104",
+    "113105",
+    "113106",
+    "113107",
+    "113108",
+    "113109",
+    "113110",
+    "113111",
+    "113112",
+]
 
 
 class Policy(Section):
     """How a site de-identifies.  The basic profile, 113100, always applies."""
 
-    options: list[Code] = Field(["113101", "113107"], description="options of CID 7050 beside the basic profile 113100")
-    head_volumes: Literal["reject", "allow"] = Field("reject", description="CT, MR and PT slices of the head, from which a face can be rendered")
-    head_volumes_reason: str = Field("", max_length=200, description="why head volumes are allowed; goes into the manifest")
-    institutions: list[str] = Field([], description="names that option 113112 keeps; any other is removed")
-    structures: list[str] = Field([], description="names of segments and regions of interest that pass beside TG-263")
-    max_file_mib: int = Field(2048, ge=1, description="largest file, MiB")
-    max_megapixels: int = Field(4096, ge=1, description="most pixels of one object, frames included, millions")
-    seconds_per_file: int = Field(300, ge=1, description="time that one file may take, seconds")
-    memory_mib: int = Field(8192, ge=512, description="address space of a worker process, MiB")
+    options: list[Code] = Field(
+        default=["113101", "113107"], description="options of CID 7050 beside the basic profile 113100"
+    )
+    head_volumes: Literal["reject", "allow"] = Field(
+        default="reject", description="CT, MR and PT slices of the head, from which a face can be rendered"
+    )
+    head_volumes_reason: str = Field(
+        default="", max_length=200, description="why head volumes are allowed; goes into the manifest"
+    )
+    institutions: list[str] = Field(default=[], description="names that option 113112 keeps; any other is removed")
+    structures: list[str] = Field(
+        default=[], description="names of segments and regions of interest that pass beside TG-263"
+    )
+    max_file_mib: int = Field(default=2048, ge=1, description="largest file, MiB")
+    max_megapixels: int = Field(default=4096, ge=1, description="most pixels of one object, frames included, millions")
+    seconds_per_file: int = Field(default=300, ge=1, description="time that one file may take, seconds")
+    memory_mib: int = Field(default=8192, ge=512, description="address space of a worker process, MiB")
 
     @model_validator(mode="after")
     def _can_be_done(self) -> "Policy":
@@ -53,7 +75,9 @@ class Policy(Section):
         if "113102" in chosen:
             raise ValueError("options: 113102 needs a program that removes faces, and there is none here; leave it out")
         for code in sorted(chosen & {"113103", "113104"}):
-            raise ValueError(f"options: {code} ({MEANINGS[code]}) cleans graphics or reports, which are not passed at all; leave it out")
+            raise ValueError(
+                f"options: {code} ({MEANINGS[code]}) cleans graphics or reports, which are not passed at all; leave it out"
+            )
         if self.head_volumes == "allow" and not self.head_volumes_reason.strip():
             raise ValueError("head_volumes = allow needs head_volumes_reason, which goes into the manifest")
         return self
@@ -70,7 +94,8 @@ def read_policy(path: Path | None) -> Policy:
 
 
 def rule_set(policy: Policy) -> str:
-    """SHA-256 over every rule that decides what passes: the standard's tables, the allow-lists, the words, the policy."""
+    """SHA-256 over every rule that decides what passes: the standard's tables, the allow-lists, the words, the
+    policy."""
     digest = hashlib.sha256(_rules())
     limits = {"max_file_mib", "max_megapixels", "seconds_per_file", "memory_mib"}
     digest.update(json.dumps(policy.model_dump(exclude=limits), sort_keys=True).encode())
@@ -80,5 +105,14 @@ def rule_set(policy: Policy) -> str:
 @cache
 def _rules() -> bytes:
     folder = files("privacy.deidentify")
-    names = ["profile.tsv", "safe_private.tsv", "modules.py", "terms.py", "profile.py", "values.py", "cleaner.py", "pixels.py"]
+    names = [
+        "profile.tsv",
+        "safe_private.tsv",
+        "modules.py",
+        "terms.py",
+        "profile.py",
+        "values.py",
+        "cleaner.py",
+        "pixels.py",
+    ]
     return b"\0".join(folder.joinpath(name).read_bytes() for name in names)

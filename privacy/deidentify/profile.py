@@ -44,7 +44,8 @@ def safe_private() -> dict[tuple[str, int, int], bytes]:
 
 
 def action(tag: int, kind: int, options: frozenset[str]) -> str:
-    """What E.1-1 says of `tag` under `options`, alternatives resolved by the attribute's type (1, 2 or 3) in its object:
+    """What E.1-1 says of `tag` under `options`, alternatives resolved by the attribute's type (1, 2 or 3) in its
+    object:
     X remove, Z empty, D dummy, U map, K keep, C clean; "" where the table has no row."""
     row = table().get(f"{tag:08X}")
     if row is None:
@@ -62,7 +63,8 @@ def action(tag: int, kind: int, options: frozenset[str]) -> str:
 
 @dataclass(slots=True, frozen=True)
 class Rule:
-    """What happens to an attribute.  `act` gives the new value, or None where the value does not pass; `pure` says that it
+    """What happens to an attribute.  `act` gives the new value, or None where the value does not pass; `pure` says
+    that it
     depends on the value alone.  For a sequence `act` is None: its items are cleaned."""
 
     tag: int
@@ -99,6 +101,7 @@ def rules(sop_class: str, policy: Policy) -> dict[int, Rule]:
 
 def _rule(tag: int, keyword: str, vrs: list[bytes], kind: int, options: frozenset[str]) -> Rule | None:
     what = action(tag, kind, options)
+    act: values.Act
     if what == "X":
         return None
     if what == "K" and vrs[0] == b"UI":
@@ -108,7 +111,9 @@ def _rule(tag: int, keyword: str, vrs: list[bytes], kind: int, options: frozense
             return None if kind == 3 else Rule(tag, keyword, b"SQ", frozenset([b"SQ"]), kind, "Z", values.empty, True)
         return Rule(tag, keyword, b"SQ", frozenset([b"SQ"]), kind, what or "K", None, True)
     elif what in ("Z", "D") and keyword not in values.BY_KEYWORD:
-        act, pure = (values.empty, True) if what == "Z" else (values.constant(values.dummy(keyword, vrs[0]) or b""), True)
+        act, pure = (
+            (values.empty, True) if what == "Z" else (values.constant(values.dummy(keyword, vrs[0]) or b""), True)
+        )
     else:
         act, pure = values.check(keyword, vrs[0], what, options)
     return Rule(tag, keyword, vrs[0], frozenset(vrs), kind, what or "K", act, pure)

@@ -1,6 +1,7 @@
 """What stands for a patient, a UID or a date: HMAC-SHA256 under a key that never leaves the site.
 
-Each use has its own label, so that a value of one kind says nothing about the same value of another.  PS3.15 E.1.1 warns of
+Each use has its own label, so that a value of one kind says nothing about the same value of another.  PS3.15 E.1.1
+warns of
 unkeyed hashes: all patient IDs of a hospital can be tried in minutes.
 """
 
@@ -47,7 +48,8 @@ class Pseudonyms:
         return "P" + base64.b32encode(digest)[:19].decode()
 
     def uid(self, value: bytes) -> bytes:
-        """The UID that stands for `value` (without padding), 2.25.<number of a version 8 UUID>; the standard's own stay."""
+        """The UID that stands for `value` (without padding), 2.25.<number of a version 8 UUID>; the standard's own
+        stay."""
         if value.startswith(STANDARD_ROOT) and _standard(value):
             return value
         found = self._uids.get(value)
@@ -99,7 +101,9 @@ def read_key(path: Path) -> bytes:
     with os.fdopen(descriptor) as file:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & 0o077:
-            raise ConfigError(f"the site key {path} has mode {mode:04o}, so that others can read it; make it 0600: chmod 600 {path}")
+            raise ConfigError(
+                f"the site key {path} has mode {mode:04o}, so that others can read it; make it 0600: chmod 600 {path}"
+            )
         text = file.read(200).strip()
     try:
         key = bytes.fromhex(text)

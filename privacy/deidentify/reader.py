@@ -1,7 +1,8 @@
 """A strict reader of DICOM files: where each element lies, at every depth, or the code of what is wrong.
 
 Values are not looked at; an `Element` is the tuple (tag, VR, start, end, items) with `data[start:end]` its value and
-`items` the data sets of a sequence.  Tags are ints, VRs are two bytes.  Encoding: PS3.5 sections 7 and A, PS3.10 section 7.
+`items` the data sets of a sequence.  Tags are ints, VRs are two bytes.  Encoding: PS3.5 sections 7 and A, PS3.10
+section 7.
 """
 
 import struct
@@ -59,7 +60,11 @@ def parse(source: bytes) -> Parsed:
     if source[128:132] != b"DICM":
         return _without_preamble(source)
     meta, start = _meta(source)
-    values = {tag: source[begin:end].rstrip(b" \0").decode("latin-1") for tag, _, begin, end, _ in meta if tag in (0x20002, 0x20010)}
+    values = {
+        tag: source[begin:end].rstrip(b" \0").decode("latin-1")
+        for tag, _, begin, end, _ in meta
+        if tag in (0x20002, 0x20010)
+    }
     if values.get(0x20002) == DICOMDIR:
         raise Skipped("dicomdir")
     syntax = values.get(0x20010, "")
@@ -75,7 +80,8 @@ def parse(source: bytes) -> Parsed:
 
 def _meta(source: bytes) -> tuple[list[Element], int]:
     """The elements of group 0002, and where the data set starts.  Goes by group, since the group length may lie."""
-    scan, elements, position = Scan(source), [], 132
+    scan, position = Scan(source), 132
+    elements: list[Element] = []
     while source[position : position + 2] == b"\x02\0":
         element, position = scan.element(position, len(source), 0, False)
         if elements and element[0] <= elements[-1][0]:
@@ -108,7 +114,9 @@ def _without_preamble(source: bytes) -> Parsed:
         elements = scan.dataset(0, implicit=implicit)
     except Refused:
         raise Refused("NOT_DICOM") from None
-    parsed = Parsed(source, elements, [], source, IMPLICIT if implicit else EXPLICIT, tail=scan.tail, warnings=["NO_PREAMBLE"])
+    parsed = Parsed(
+        source, elements, [], source, IMPLICIT if implicit else EXPLICIT, tail=scan.tail, warnings=["NO_PREAMBLE"]
+    )
     if scan.tail or not parsed.text(0x00080016) or not parsed.text(0x00080018):
         raise Refused("NOT_DICOM")
     return parsed
@@ -220,14 +228,17 @@ class Scan:
             return (tag, b"OB", start, after, fragments), after
         if vr not in (b"SQ", b"UN") or tag >> 16 == 0xFFFE:
             raise Refused("BAD_LENGTH")
-        # an undefined length makes an unknown VR a sequence, in implicit VR even where the file is explicit (PS3.5 6.2.2)
+        # an undefined length makes an unknown VR a sequence, in implicit VR even where the file is explicit (PS3.5
+        # 6.2.2)
         items, after = self._items(start, end, depth + 1, implicit or vr == b"UN", False)
         return (tag, b"SQ", start, after, items), after
 
-    def _items(self, position: int, end: int, depth: int, implicit: bool, closed: bool) -> tuple[list[list[Element]], int]:
+    def _items(
+        self, position: int, end: int, depth: int, implicit: bool, closed: bool
+    ) -> tuple[list[list[Element]], int]:
         if depth > MAX_DEPTH:
             raise Refused("DEPTH")
-        items = []
+        items: list[list[Element]] = []
         while position < end:
             if position + 8 > end:
                 raise Refused("TRUNCATED" if end == len(self.data) else "BAD_LENGTH")
@@ -250,7 +261,7 @@ class Scan:
 
     def _fragments(self, position: int, end: int) -> tuple[list[tuple[int, int]], int]:
         """(start, end) of each item of encapsulated pixel data, the offset table first; PS3.5 A.4."""
-        fragments = []
+        fragments: list[tuple[int, int]] = []
         while position + 8 <= end:
             group, number, length = self.implicit(self.data, position)
             tag, position = group << 16 | number, position + 8

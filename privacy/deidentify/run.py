@@ -1,6 +1,7 @@
 """A run over a store: children de-identify, this process counts, gives names, and writes the ledger.
 
-Crash-safe by order: a checked file is on disk before it gets its name, and has its name before the ledger says so.  Names are a
+Crash-safe by order: a checked file is on disk before it gets its name, and has its name before the ledger says so.
+Names are a
 function of key and content, so what a kill leaves between the two is done again with the same result.
 """
 
@@ -69,9 +70,17 @@ def _no_progress(done: int, total: int) -> None:
 
 
 def deidentify(
-    store: Path, out: Path, site: Path, policy: Policy, *, workers: int = 1, progress: Progress = _no_progress, settle: float = 0.0
+    store: Path,
+    out: Path,
+    site: Path,
+    policy: Policy,
+    *,
+    workers: int = 1,
+    progress: Progress = _no_progress,
+    settle: float = 0.0,
 ) -> Summary:
-    """De-identify every file of `store` into `out`; what an earlier run did and has not changed since is not done again.
+    """De-identify every file of `store` into `out`; what an earlier run did and has not changed since is not done
+    again.
 
     settle: files changed within so many seconds are left for a later run (an inbox that is still being filled).
     ConfigError where folders lie in each other, or `out` holds other things; the lock of a running run is respected.
@@ -96,7 +105,9 @@ def _apart(store: Path, out: Path, site: Path) -> None:
     for name, folder in folders.items():
         for other, around in folders.items():
             if name != other and (folder == around or around in folder.parents):
-                raise ConfigError(f"{name} ({folder}) lies in {other} ({around}); keep originals, outputs and keys apart")
+                raise ConfigError(
+                    f"{name} ({folder}) lies in {other} ({around}); keep originals, outputs and keys apart"
+                )
 
 
 def _prepare(out: Path) -> None:
@@ -116,7 +127,17 @@ def _lock(descriptor: int, out: Path) -> None:
 class Run:
     """One pass over a store.  Only this process writes to the vault and gives names."""
 
-    def __init__(self, store: Path, out: Path, vault: Vault, key: bytes, policy: Policy, workers: int, progress: Progress, settle: float):
+    def __init__(
+        self,
+        store: Path,
+        out: Path,
+        vault: Vault,
+        key: bytes,
+        policy: Policy,
+        workers: int,
+        progress: Progress,
+        settle: float,
+    ):
         self.store, self.out, self.vault, self.policy = store, out, vault, policy
         self.workers, self.progress, self.settle = workers, progress, settle
         self.make = partial(Deidentifier, key, policy, out)
@@ -156,7 +177,9 @@ class Run:
                 self._record(item, path, Outcome(state, "UNREADABLE" if state == State.QUARANTINED else item.kind))
                 self._step()
             elif self._unchanged(item, path):
-                self.vault.db.execute("UPDATE inputs SET run = ? WHERE out = ? AND path = ?", (self.run, self.number, path))
+                self.vault.db.execute(
+                    "UPDATE inputs SET run = ? WHERE out = ? AND path = ?", (self.run, self.number, path)
+                )
                 self._step()
             else:
                 yield item.path, item
@@ -212,16 +235,28 @@ class Run:
                 self._name(part, outcome)
             elif all(content == outcome.content and code == "" for _, content, _, code in others):
                 part.unlink()
-                outcome = Outcome(State.DUPLICATE, "", "", outcome.content, outcome.instance, outcome.patient, outcome.identity)
+                outcome = Outcome(
+                    State.DUPLICATE, "", "", outcome.content, outcome.instance, outcome.patient, outcome.identity
+                )
             else:
                 part.unlink()
                 self._conflict(outcome.instance)
-                outcome = Outcome(State.QUARANTINED, "UID_CONFLICT", "", outcome.content, outcome.instance, outcome.patient, outcome.identity)
+                outcome = Outcome(
+                    State.QUARANTINED,
+                    "UID_CONFLICT",
+                    "",
+                    outcome.content,
+                    outcome.instance,
+                    outcome.patient,
+                    outcome.identity,
+                )
         self._record(item, path, outcome)
 
     def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str, str]]:
         """(name, content, state, code) of other inputs with the same instance."""
-        query = "SELECT name, content, state, code FROM inputs WHERE out = ? AND instance = ? AND path != ? AND state != 'skipped' AND rules = ?"
+        query = (
+            "SELECT name, content, state, code FROM inputs WHERE out = ? AND instance = ? AND path != ? AND rules = ?"
+        )
         rows = self.vault.db.execute(query, (self.number, instance, path, self.rules)).fetchall()
         return [row for row in rows if row[2] in (State.DEIDENTIFIED, State.DUPLICATE) or row[3] == "UID_CONFLICT"]
 
@@ -236,7 +271,9 @@ class Run:
 
     def _forget(self, path: bytes, name: str) -> None:
         """Take away what an earlier run made of a file that has changed since."""
-        row = self.vault.db.execute("SELECT name FROM inputs WHERE out = ? AND path = ?", (self.number, path)).fetchone()
+        row = self.vault.db.execute(
+            "SELECT name FROM inputs WHERE out = ? AND path = ?", (self.number, path)
+        ).fetchone()
         if row and row[0] and row[0] != name:
             (self.out / row[0]).unlink(missing_ok=True)
 
@@ -253,7 +290,17 @@ class Run:
         if outcome.identity is not None and outcome.patient:
             self.vault.subject(outcome.patient, outcome.identity)
         sealed = sealed_input(self.vault, item.path, outcome.identity)
-        values = (self.number, path, item.size, item.mtime_ns, item.inode, self.rules, outcome.state, outcome.code, outcome.note)
+        values = (
+            self.number,
+            path,
+            item.size,
+            item.mtime_ns,
+            item.inode,
+            self.rules,
+            outcome.state,
+            outcome.code,
+            outcome.note,
+        )
         more = (outcome.content, outcome.instance, outcome.name, json.dumps(outcome.row), sealed, self.run)
         self.vault.db.execute(f"INSERT OR REPLACE INTO inputs VALUES ({', '.join('?' * 15)})", values + more)
 
@@ -284,11 +331,16 @@ class Run:
         summary.states, summary.codes = dict(states), dict(sorted(codes.items()))
         digest, summary.outputs = manifest.write(self.out, self._rows())
         summary.head = self._head(digest)
-        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key})
+        manifest.write_summary(
+            self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key}
+        )
         self.vault.finish(self.run)
         summary.seconds = time.monotonic() - begin
         if not summary.adds_up:
-            raise ConfigError(f"{summary.inputs} inputs, but {sum(summary.states.values())} states: STORE changed during the run; run again")
+            raise ConfigError(
+                f"{summary.inputs} inputs, but {sum(summary.states.values())} states: STORE changed during the run; "
+                "run again"
+            )
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         query = "SELECT name, row FROM inputs WHERE out = ? AND state = 'deidentified' ORDER BY name"
@@ -299,7 +351,7 @@ class Run:
         return {
             "standard": EDITION,
             "profile": {code: MEANINGS[code] for code in self.policy.codes},
-            "policy": self.policy.model_dump(exclude={"structures", "institutions"}),
+            "policy": self.policy.model_dump(),
             "rule_set": rule_set(self.policy),
             "key_id": self.vault.key_id,
             "manifest_sha256": digest,

@@ -1,8 +1,12 @@
-"""The independent check of a written file, before it gets its name: its own parser, its own arithmetic, its own list of reasons.
+"""The independent check of a written file, before it gets its name: its own parser, its own arithmetic, its own list
+of reasons.
 
-It shares with the cleaner the standard's tables and the vocabularies, and nothing that reads, decides or writes.  Every element
-that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the pseudonym, UID or date
-that this module works out again from the original.  Beside that, no original text, name, date, identifier or UID of four
+It shares with the cleaner the standard's tables and the vocabularies, and nothing that reads, decides or writes.
+Every element
+that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the pseudonym, UID
+or date
+that this module works out again from the original.  Beside that, no original text, name, date, identifier or UID of
+four
 characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
 """
 
@@ -27,7 +31,16 @@ _MARKS = frozenset([0x00120062, 0x00120063, 0x00120064, 0x00280301, 0x00280303])
 _META = [0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013]
 _PIXELS = 0x7FE00010
 _NUMBER = re.compile(rb"[ +-]*[0-9.]+(?:[eE][+-]?[0-9]+)? *")
-_FREE = frozenset(["DeviceSerialNumber", "StationName", "GantryID", "TreatmentMachineName", "InstitutionName", "InstitutionalDepartmentName"])
+_FREE = frozenset(
+    [
+        "DeviceSerialNumber",
+        "StationName",
+        "GantryID",
+        "TreatmentMachineName",
+        "InstitutionName",
+        "InstitutionalDepartmentName",
+    ]
+)
 
 Found = tuple[int, bytes, bytes, tuple[int, ...]]  # tag, VR, value, tags of the sequences around it
 
@@ -55,20 +68,31 @@ def check(source: bytes, written: bytes, expected: Expected) -> None:
     """Leak where `written` holds what it must not.  Both are whole files."""
     out = _outer(written, expected)
     original = Original(source)
-    allowed, names = _allowed(expected.sop_class), _names(expected.sop_class)
-    judge = _Judge(original, expected, names)
+    judge = _Judge(original, expected, _names(expected.sop_class))
+    _elements(out, judge, expected)
+    judge.nothing_original()
+    if not expected.pixels_touched and _PIXELS in judge.names:
+        _same_pixels(original, out)
+
+
+def _elements(out: list[Found], judge: "_Judge", expected: Expected) -> None:
+    """Every element is in the allow-list, a mark of what was done, or safe and private, and its value is explained."""
     safe = _safe_private(out) if "113111" in expected.policy.options else frozenset()
     for tag, vr, value, around in out:
         if tag >> 16 & 1:
             if tag not in safe:
                 raise Leak("a private element", tag)
-        elif tag not in allowed and not (tag in _MARKS and not around) and 0x00120064 not in around:
+        elif tag not in judge.names and not (tag in _MARKS and not around) and 0x00120064 not in around:
             raise Leak("an element outside the allow-list", tag)
         if vr != b"SQ" and tag != _PIXELS:
             judge.element(tag, vr, value, around)
-    judge.nothing_original()
-    if not expected.pixels_touched and _PIXELS in allowed:
-        _same_pixels(original, out)
+
+
+def check_form(written: bytes, policy: Policy, sop_class: str, codes: tuple[str, ...], syntax: str) -> None:
+    """Leak where a file holds what no output may hold, as far as that can be told without the original and the key."""
+    expected = Expected(bytes(32), policy, sop_class, codes, syntax)
+    judge = _Form(Original(b"\0" * 256), expected, _names(sop_class))
+    _elements(_outer(written, expected), judge, expected)
 
 
 def _outer(written: bytes, expected: Expected) -> list[Found]:
@@ -81,7 +105,10 @@ def _outer(written: bytes, expected: Expected) -> list[Found]:
     if [tag for tag, *_ in meta] != _META:
         raise Leak("file meta information that is not the six elements")
     values = {tag: value.rstrip(b"\0 ") for tag, _, value, _ in meta}
-    if values[0x00020002].decode("latin-1") != expected.sop_class or values[0x00020010].decode("latin-1") != expected.syntax:
+    if (
+        values[0x00020002].decode("latin-1") != expected.sop_class
+        or values[0x00020010].decode("latin-1") != expected.syntax
+    ):
         raise Leak("file meta information of another object")
     body = found[len(meta) :]
     top = [tag for tag, _, _, around in body if not around]
@@ -94,7 +121,8 @@ def _outer(written: bytes, expected: Expected) -> list[Found]:
 
 
 def _explicit(data: bytes, here: int, end: int, around: tuple[int, ...], found: list[Found]) -> None:
-    """Collect explicit VR little endian with explicit lengths; only encapsulated pixel data may be open-ended, at the end."""
+    """Collect explicit VR little endian with explicit lengths; only encapsulated pixel data may be open-ended, at the
+    end."""
     while here < end:
         tag = data[here] << 16 | data[here + 1] << 24 | data[here + 2] | data[here + 3] << 8
         vr = data[here + 4 : here + 6]
@@ -152,7 +180,11 @@ class Original:
             self._preamble(source[:128])
             start = self._walk(source, 132, len(source), False, 2)
             syntax = self.first.get(0x00020010, b"").rstrip(b"\0 ")
-            source, start = (zlib.decompressobj(-15).decompress(source[start:]), 0) if syntax.endswith(b".1.99") else (source, start)
+            source, start = (
+                (zlib.decompressobj(-15).decompress(source[start:]), 0)
+                if syntax.endswith(b".1.99")
+                else (source, start)
+            )
             self.big = syntax == b"1.2.840.10008.1.2.2"
             self._walk(source, start, len(source), syntax == b"1.2.840.10008.1.2", 0)
         else:
@@ -164,7 +196,10 @@ class Original:
     def _walk(self, data: bytes, here: int, end: int, implicit: bool, only: int, depth: int = 0) -> int:
         order: Any = "big" if self.big else "little"
         while here + 8 <= end:
-            group, number = int.from_bytes(data[here : here + 2], order), int.from_bytes(data[here + 2 : here + 4], order)
+            group, number = (
+                int.from_bytes(data[here : here + 2], order),
+                int.from_bytes(data[here + 2 : here + 4], order),
+            )
             tag = group << 16 | number
             if only and group != only:
                 return here
@@ -178,7 +213,9 @@ class Original:
             if tag == _PIXELS and depth == 0:
                 after = _sealed(data, here) if size == 0xFFFFFFFF else here + size
                 self.pixels = data[here:after]
-                self.texts.update(part for part in re.findall(rb"[ -\xff]{4,64}", data[after : after + 4096]) if part.strip())
+                self.texts.update(
+                    part for part in re.findall(rb"[ -\xff]{4,64}", data[after : after + 4096]) if part.strip()
+                )
                 return end  # what follows is never written; it is no element of the object
             if vr == b"SQ" or size == 0xFFFFFFFF or (vr == b"UN" and _dictionary(tag) == b"SQ"):
                 inner = implicit or vr == b"UN"
@@ -239,11 +276,6 @@ def _names(sop_class: str) -> dict[int, str]:
     return {int(tag_for_keyword(keyword) or 0): keyword for keyword in words(sop_class)}
 
 
-@cache
-def _allowed(sop_class: str) -> frozenset[int]:
-    return frozenset(_names(sop_class))
-
-
 def _safe_private(out: list[Found]) -> frozenset[int]:
     """The private tags of `out` that Table E.3.10-1 has, and their creators."""
     creators: dict[tuple[tuple[int, ...], int, int], str] = {}
@@ -284,10 +316,14 @@ class _Judge:
 
     def _patient(self) -> bytes:
         def tidy(tag: int) -> bytes:
-            return " ".join(self.original.first.get(tag, b"").decode("latin-1").strip(" \0").casefold().split()).encode()
+            return " ".join(
+                self.original.first.get(tag, b"").decode("latin-1").strip(" \0").casefold().split()
+            ).encode()
 
         number = int.from_bytes(self._mac("patient", tidy(0x00100020), tidy(0x00100021)), "big") >> (256 - 95)
-        return b"P" + bytes(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[number >> 5 * place & 31] for place in reversed(range(19)))
+        return b"P" + bytes(
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[number >> 5 * place & 31] for place in reversed(range(19))
+        )
 
     def element(self, tag: int, vr: bytes, value: bytes, around: tuple[int, ...]) -> None:
         keyword = self.names.get(tag, "")
@@ -335,7 +371,10 @@ class _Judge:
             return terms.model(text) is not None
         if keyword in ("ROIName", "SegmentLabel"):
             site = frozenset(self.expected.policy.structures)
-            return re.fullmatch(r"(ROI|Segment) \d{1,10}", text) is not None or terms.structure(value.decode("utf-8", "replace"), site) is not None
+            return (
+                re.fullmatch(r"(ROI|Segment) \d{1,10}", text) is not None
+                or terms.structure(value.decode("utf-8", "replace"), site) is not None
+            )
         if keyword == "ContentLabel":
             return text == "OBJECT"
         if keyword in _FREE:
@@ -385,7 +424,11 @@ class _Judge:
         start = int.from_bytes(self._mac("clock", study)[:8], "big") % 86_400 * 1_000_000 if start is None else start
         ahead = 6 * 3_600_000_000 - start
         days = {_iso(_calendar(day), carry - shift) for day in self.original.days for carry in (-1, 0, 1)}
-        times = {_written(micro + ahead, b"." in time) for time in self.original.times if (micro := _microseconds(time)) is not None}
+        times = {
+            _written(micro + ahead, b"." in time)
+            for time in self.original.times
+            if (micro := _microseconds(time)) is not None
+        }
         stamps = set()
         for stamp in self.original.stamps:
             body, zone = re.match(rb"([0-9.]*)(.*)", stamp, re.S).groups()  # type: ignore[union-attr]
@@ -430,7 +473,11 @@ class _Judge:
             raise Leak("an original value")
         names = {text for text in originals if len(text) >= 4 and not text.isdigit()}
         if self.free and "113112" not in self.options:
-            person = self.original.first.get(0x00100010, b"").lower() + b"^" + self.original.first.get(0x00100020, b"").lower()
+            person = (
+                self.original.first.get(0x00100010, b"").lower()
+                + b"^"
+                + self.original.first.get(0x00100020, b"").lower()
+            )
             parts = [part for part in re.split(rb"[\^=, ]+", person.rstrip(b" \0")) if len(part) >= 4]
             if any(part in value.lower() for part in parts for value in self.free):
                 raise Leak("a part of the patient's name or number")
@@ -438,10 +485,38 @@ class _Judge:
             raise Leak("an original value in a table")
 
 
+class _Form(_Judge):
+    """Judges without the original: pseudonyms, UIDs and dates by their form alone."""
+
+    def _patient(self) -> bytes:
+        return b""
+
+    def _explained(self, tag: int, keyword: str, vr: bytes, value: bytes, around: tuple[int, ...]) -> bool:
+        if tag in (0x00100010, 0x00100020):
+            return re.fullmatch(rb"(P[A-Z2-7]{19})?", value) is not None
+        return super()._explained(tag, keyword, vr, value, around)
+
+    def _uid(self, keyword: str, value: bytes) -> bool:
+        from pydicom._uid_dict import UID_dictionary
+
+        form = rb"[0-9]+(\.[0-9]+)+" if "113110" in self.options else rb"2\.25\.[0-9]{30,39}"
+        return value.decode("latin-1") in UID_dictionary or re.fullmatch(form, value) is not None
+
+    def _when(self, vr: bytes, value: bytes) -> bool:
+        if not {"113106", "113107"} & self.options:
+            return super()._when(vr, value)
+        form = {b"DA": rb"\d{8}", b"TM": rb"\d{2,6}(\.\d{1,6})?", b"DT": rb"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?"}[
+            vr
+        ]
+        return re.fullmatch(form, value.replace(b":", b"")) is not None
+
+
 def _calendar(value: bytes) -> date | None:
     digits = value.replace(b".", b"")
     try:
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])) if len(digits) == 8 and digits.isdigit() else None
+        return (
+            date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])) if len(digits) == 8 and digits.isdigit() else None
+        )
     except ValueError:
         return None
 

@@ -1,237 +1,49 @@
 """The words that text may hold: defined terms of coded strings, makers, kernels, descriptor words, names of structures.
 
-A value outside its vocabulary does not pass, whatever its attribute: text is where names end up.  Terms are those of PS3.3;
-lists are per attribute, so that a term of one says nothing about another.
+A value outside its vocabulary does not pass, whatever its attribute: text is where names end up.  Terms are those of
+PS3.3; lists are per attribute, so that a term of one says nothing about another.
 """
 
 import re
 from functools import cache
-
-_YES_NO = """
-AngioFlag BeatRejectionFlag ConstantVolumeFlag DetectorConditionsNominalFlag EchoPlanarPulseSequence
-FieldOfViewHorizontalFlip FluoroscopyFlag InversionRecovery MagnetizationTransfer MultienergyCTAcquisition MultipleSpinEcho
-OversamplingPhase ParallelAcquisition PartialFourier PartialView PhaseContrast QuadratureReceiveCoil QualityControlImage
-SaturationRecovery SpatialLocationsPreserved T2Preparation TimeOfFlightContrast TimeOfFlightInformationUsed
-VariableFlipAngleFlag AttenuationCorrected CountLossNormalizationCorrected DeadTimeCorrected DecayCorrected GantryMotionCorrected
-PatientMotionCorrected RandomsCorrected ScatterCorrected SensitivityCalibrated BreastImplantPresent SegmentsOverlap
-"""
-
-_CODED = """
-AcquisitionContrast: DIFFUSION|FLOW_ENCODED|FLUID_ATTENUATED|PERFUSION|PROTON_DENSITY|STIR|TAGGING|T1|T2|T2_STAR|TOF|UNKNOWN|MIXED|OTHER
-AcquisitionStartCondition: DENS|RDD|MANU|TIME|AUTO|TRIG
-AcquisitionTerminationCondition: CNTS|DENS|RDD|MANU|OVFL|TIME|TRIG|AUTO
-AcquisitionType: SEQUENCED|SPIRAL|CONSTANT_ANGLE|STATIONARY|FREE|CONE_BEAM
-AnatomicalOrientationType: BIPED|QUADRUPED
-AnodeTargetMaterial: TUNGSTEN|MOLYBDENUM|RHODIUM
-ApplicableSafetyStandardAgency: IEC|FDA|MHW
-ApprovalStatus: APPROVED|UNAPPROVED|REJECTED
-BeamLimitingDeviceRotationDirection GantryRotationDirection PatientSupportRotationDirection TableTopEccentricRotationDirection: CW|CC|NONE
-BeamType: STATIC|DYNAMIC
-BloodSignalNulling: YES|NO
-CardiacCyclePosition: END_SYSTOLE|END_DIASTOLE|UNDETERMINED
-CollimatorShape ShutterShape: RECTANGULAR|CIRCULAR|POLYGONAL|BITMAP
-CollimatorType: PARA|PINH|FANB|CONE|SLNT|ASTG|DIVG|NONE|UNKN|RING
-ColorSpace: SRGB|ADOBERGB|ROMMRGB
-ComplexImageComponent: MAGNITUDE|PHASE|REAL|IMAGINARY|MIXED
-ContentQualification: PRODUCT|RESEARCH|SERVICE
-ContourGeometricType: POINT|OPEN_PLANAR|OPEN_NONPLANAR|CLOSED_PLANAR|CLOSEDPLANAR_XOR
-ContrastBolusIngredient: IODINE|GADOLINIUM|CARBON DIOXIDE|BARIUM|XENON
-ConversionType: DV|DI|DF|WSD|SD|SI|DRW|SYN
-ConvolutionKernelGroup: BRAIN|SOFT_TISSUE|LUNG|BONE|CONSTANT_ANGLE
-CorrectedImage: UNIF|COR|NCO|DECY|ATTN|SCAT|DTIM|NRGY|LIN|MOTN|CLN|RAN|RADL|DCAL|NORM|3SCAT|3SC|BEDR
-CountsSource: EMISSION|TRANSMISSION
-CoverageOfKSpace: FULL|CYLINDRICAL|ELLIPSOIDAL|WEIGHTED
-DVHROIContributionType: INCLUDED|EXCLUDED
-DVHType: DIFFERENTIAL|CUMULATIVE|NATURAL
-DVHVolumeUnits: CM3|PERCENT|PER_U
-DecayCorrection: NONE|START|ADMIN
-DetectorActiveShape FieldOfViewShape: RECTANGLE|ROUND|HEXAGONAL|CYLINDRICAL RING|HEX RING|MULTIPLE PLANAR|MOVING PLANAR|PARTIAL RING
-DetectorConfiguration: AREA|SLOT
-DetectorType: DIRECT|SCINTILLATOR|STORAGE|FILM
-DiffusionAnisotropyType: FRACTIONAL|RELATIVE|VOLUME_RATIO
-DiffusionDirectionality: DIRECTIONAL|BMATRIX|ISOTROPIC|NONE
-DimensionOrganizationType: 3D|3D_TEMPORAL|TILED_FULL|TILED_SPARSE
-DoseReferenceStructureType: POINT|VOLUME|COORDINATES|SITE
-DoseReferenceType: TARGET|ORGAN_AT_RISK
-DoseSummationType: PLAN|MULTI_PLAN|PLAN_OVERVIEW|FRACTION|BEAM|BRACHY|FRACTION_SESSION|BEAM_SESSION|CONTROL_POINT|RECORD
-DoseType: PHYSICAL|EFFECTIVE|ERROR
-DoseUnits: GY|RELATIVE
-EchoPulseSequence: SPIN|GRADIENT|BOTH
-ExposureControlMode: MANUAL|AUTOMATIC
-ExposureModulationType: NONE|XYZ_EC|XY_EC|Z_EC|ANGULAR|LONGITUDINAL|ANGULAR_LONGITUDINAL
-ExposureStatus: NORMAL|ABORTED
-FilterMaterial: MOLYBDENUM|ALUMINUM|COPPER|RHODIUM|NIOBIUM|EUROPIUM|LEAD|SILVER|TIN|WEDGE|BUTTERFLY|FLAT|MIXED|NONE
-FlowCompensation: ACCELERATION|VELOCITY|OTHER|NONE
-FlowCompensationDirection: PHASE|FREQUENCY|SLICE_SELECT|SLICE_AND_FREQ|SLICE_FREQ_PHASE|PHASE_AND_FREQ|SLICE_AND_PHASE|OTHER
-FrameLaterality ImageLaterality: R|L|U|B
-GeometryOfKSpaceTraversal: RECTILINEAR|RADIAL|SPIRAL
-GradientOutputType: DB_DT|ELECTRIC_FIELD|PER_NERVE_STIM
-Grid: FIXED|FOCUSED|RECIPROCATING|PARALLEL|CROSSED|NONE|IN
-HighDoseTechniqueType: NORMAL|TBI|HDR
-InPlanePhaseEncodingDirection: ROW|COL|COLUMN|OTHER
-IterativeReconstructionMethod: YES|NO
-KSpaceFiltering: COSINE|COSINE_SQUARED|FERMI|GAUSSIAN|HAMMING|HANNING|LORENTZIAN|LRNTZ_GSS_TRNSFM|NONE|RIESZ|TUKEY|USER_DEFINED
-Laterality: R|L
-LossyImageCompression: 00|01
-LossyImageCompressionMethod: ISO_10918_1|ISO_14495_1|ISO_15444_1|ISO_13818_2|ISO_14496_10|ISO_23008_2
-MRAcquisitionType: 2D|3D
-MaskOperation: NONE|AVG_SUB|TID|REV_TID
-Modality: CT|MR|CR|DX|MG|US|PT|NM|XA|RF|OT|SC|SEG|RTSTRUCT|RTDOSE|RTPLAN|IVUS|PX|IO|ES|XC|BI|DG|ST|TG|RG|HC|LS|MA|MS|OP|OPT|SM|GM|IVOCT|OAM|BMD|DOC|DF|DS|CF|VF
-OperatingMode: IEC_NORMAL|IEC_FIRST_LEVEL|IEC_SECOND_LEVEL
-OperatingModeType: STATIC FIELD|RF|GRADIENT
-OrganExposed: BREAST|GONADS|BONE MARROW|FETUS|LENS
-ParallelAcquisitionTechnique: PILS|SENSE|SMASH|OTHER|GRAPPA
-PartialFourierDirection: PHASE|FREQUENCY|SLICE_SELECT|COMBINATION
-PatientPosition: HFP|HFS|HFDR|HFDL|FFDR|FFDL|FFP|FFS|LFP|LFS|RFP|RFS|AFDR|AFDL|PFDR|PFDL|SITTING
-PatientSex: M|F|O
-PhotometricInterpretation: MONOCHROME1|MONOCHROME2|PALETTE COLOR|RGB|YBR_FULL|YBR_FULL_422|YBR_PARTIAL_422|YBR_PARTIAL_420|YBR_ICT|YBR_RCT
-PixelIntensityRelationship: LIN|LOG|DISP
-PixelPresentation: MONOCHROME|COLOR|MIXED|TRUE_COLOR
-PixelSpacingCalibrationType: GEOMETRY|FIDUCIAL
-PlanIntent: CURATIVE|PALLIATIVE|PROPHYLACTIC|VERIFICATION|MACHINE_QA|RESEARCH|SERVICE
-PositionerMotion TableMotion: STATIC|DYNAMIC
-PositionerType: CARM|COLUMN|MAMMOGRAPHIC|PANORAMIC|CEPHALOSTAT|RIGID|NONE
-PresentationIntentType: FOR PRESENTATION|FOR PROCESSING
-PresentationLUTShape: IDENTITY|INVERSE|LIN OD
-PrimaryDosimeterUnit: MU|MINUTE
-ROIGenerationAlgorithm: AUTOMATIC|SEMIAUTOMATIC|MANUAL
-ROIPhysicalProperty: REL_MASS_DENSITY|REL_ELEC_DENSITY|EFFECTIVE_Z|EFF_Z_PER_A|REL_STOP_RATIO|ELEM_FRACTION|MEAN_EXCI_ENERGY
-RTBeamLimitingDeviceType: X|Y|ASYMX|ASYMY|MLCX|MLCY
-RTPlanRelationship: PRIOR|ALTERNATIVE|PREDECESSOR|VERIFIED_PLAN|CONCURRENT
-RTPlanGeometry: PATIENT|TREATMENT_DEVICE
-RTROIInterpretedType: EXTERNAL|PTV|CTV|GTV|TREATED_VOLUME|IRRAD_VOLUME|BOLUS|AVOIDANCE|ORGAN|MARKER|REGISTRATION|ISOCENTER|CONTRAST_AGENT|CAVITY|BRACHY_CHANNEL|SUPPORT|FIXATION|DOSE_REGION|CONTROL|DOSE_MEASUREMENT
-RadiationMode: CONTINUOUS|PULSED
-RadiationSetting: SC|GR
-RadiationType: PHOTON|ELECTRON|NEUTRON|PROTON|ION
-RandomsCorrectionMethod: NONE|DLYD|SING
-ReceiveCoilType: BODY|VOLUME|SURFACE|MULTICOIL
-RecommendedViewingMode: SUB|NAT
-ReconstructionAlgorithm: FILTER_BACK_PROJ|ITERATIVE|REPROJECTION|RAMLA|MLEM|OSEM
-ReconstructionType: 2D|3D|3D_REBINNED
-RectificationType: SINGLE PHASE|THREE PHASE|CONST POTENTIAL
-RectilinearPhaseEncodeReordering: LINEAR|CENTRIC|SEGMENTED|REVERSE_LINEAR|REVERSE_CENTRIC|UNKNOWN
-ResonantNucleus: 1H|3HE|7LI|13C|19F|23NA|31P|129XE
-RespiratoryCyclePosition: START_RESPIR|END_RESPIR|UNDETERMINED
-RotationDirection: CW|CC
-SUVType: BSA|BW|LBM|LBMJAMES128|LBMJANMA|IBW
-ScanOptions: PER|RG|CG|PPG|FC|PFF|PFP|SP|FS|AXIAL MODE|HELICAL MODE|HELICAL|AXIAL|HELIX|SPIRAL|CT|LOCALIZER|SCOUT MODE|CINE MODE|SAT1|SAT2|SAT_GEMS|SAT|IR|VASCTOF_GEMS|VASC_GEMS|FAST_GEMS|EPI_GEMS|EDR_GEMS|PFF_GEMS|ACC_GEMS|FILTERED_GEMS|FC_SLICE_AX_GEMS|FC_FREQ_AX_GEMS|NPW|TRF_GEMS|MP_GEMS|PROP_GEMS|DIFF_GEMS|FSA_GEMS|PARALLEL_GEMS|ASSET_GEMS|T2FLAIR_GEMS|WE|OTHER
-ScanningSequence: SE|IR|GR|EP|RM
-SegmentAlgorithmType: AUTOMATIC|SEMIAUTOMATIC|MANUAL
-SegmentationFractionalType: PROBABILITY|OCCUPANCY
-SegmentationType: BINARY|FRACTIONAL|LABELMAP
-SegmentedKSpaceTraversal: SINGLE|PARTIAL|FULL
-SequenceVariant: SK|MTC|SS|TRSS|SP|MP|OSP|NONE
-SeriesType: STATIC|DYNAMIC|GATED|WHOLE BODY|IMAGE|REPROJECTION
-SetupTechnique: ISOCENTRIC|FIXED_SSD|TBI|BREAST_BRIDGE|SKIN_APPOSITION
-SmokingStatus: YES|NO|UNKNOWN
-SpatialPresaturation: SLAB|NONE
-SpatialTransformOfDose: NONE|RIGID|NON_RIGID
-SpecificAbsorptionRateDefinition: IEC_WHOLE_BODY|IEC_PARTIAL_BODY|IEC_HEAD|IEC_LOCAL
-SpectrallySelectedExcitation: WATER|FAT|NONE
-SpectrallySelectedSuppression: FAT|WATER|FAT_AND_WATER|SILICON_GEL|NONE
-Spoiling: RF|GRADIENT|RF_AND_GRADIENT|NONE
-SteadyStatePulseSequence: FREE_PRECESSION|TRANSVERSE|TIME_REVERSED|LONGITUDINAL|NONE
-Tagging: GRID|LINE|NONE
-TissueHeterogeneityCorrection: IMAGE|ROI_OVERRIDE|WATER
-TransducerType: SECTOR_PHASED|SECTOR_MECH|SECTOR_ANNULAR|LINEAR|CURVED LINEAR|SINGLE CRYSTAL|SPLIT XTAL CWD|IV_PHASED|IV_ROT XTAL|IV_ROT MIRROR|ENDOCAV_PA|ENDOCAV_MECH|ENDOCAV_CLA|ENDOCAV_AA|ENDOCAV_LINEAR|VECTOR_PHASED
-TransmitCoilType: BODY|VOLUME|SURFACE
-TreatmentDeliveryType: TREATMENT|OPEN_PORTFILM|TRMT_PORTFILM|CONTINUATION|SETUP|VERIFICATION
-Units: CNTS|NONE|CM2|CM2ML|PCNT|CPS|BQML|MGMINML|UMOLMINML|MLMING|MLG|1CM|UMOLML|PROPCNTS|PROPCPS|MLMINML|MLML|GML|STDDEV|SUV
-VOILUTFunction: LINEAR|LINEAR_EXACT|SIGMOID
-ViewPosition: AP|PA|LL|RL|RLD|LLD|RLO|LLO|CC|MLO|ML|LM|LMO|XCCL|XCCM|FB|SIO|CV|AT|ISO|LATERAL|LAT|LAO|RAO|LPO|RPO|OBLIQUE|AXIAL
-VolumeBasedCalculationTechnique: MAX_IP|MIN_IP|VOLUME_RENDER|SURFACE_RENDER|MPR|CURVED_MPR|MEAN_IP|NONE|MIXED
-VolumetricProperties: VOLUME|SAMPLED|DISTORTED|MIXED
-WholeBodyTechnique: 1PASS|2PASS|PCN|MSP
-BodyPartExamined: ABDOMEN|ABDOMENPELVIS|ADRENAL|ANKLE|AORTA|ARM|AXILLA|BACK|BLADDER|BRAIN|BREAST|BRONCHUS|BUTTOCK|CALCANEUS|CALF|CAROTID|CEREBELLUM|CERVIX|CHEEK|CHEST|CHESTABDOMEN|CHESTABDPELVIS|CHEST_TO_PELVIS|CIRCLEOFWILLIS|CLAVICLE|COCCYX|COLON|CORNEA|CORONARYARTERY|CSPINE|CTSPINE|DUODENUM|EAR|ELBOW|ESOPHAGUS|EXTREMITY|EYE|EYELID|FACE|FEMUR|FINGER|FOOT|FOREARM|GALLBLADDER|HAND|HEAD|HEADNECK|HEART|HIP|HUMERUS|ILEUM|ILIUM|IAC|JAW|JEJUNUM|KIDNEY|KNEE|LARYNX|LEG|LIVER|LSPINE|LSSPINE|LUNG|MANDIBLE|MAXILLA|MEDIASTINUM|MOUTH|NECK|NECKCHEST|NOSE|ORBIT|OVARY|PANCREAS|PAROTID|PATELLA|PELVIS|PENIS|PHARYNX|PROSTATE|RECTUM|RIB|SACRUM|SCALP|SCAPULA|SELLA|SHOULDER|SINUS|SKULL|SPINE|SPLEEN|SSPINE|STERNUM|STOMACH|TESTIS|THIGH|THORAX|THUMB|THYMUS|THYROID|TMJ|TOE|TONGUE|TRACHEA|TSPINE|TLSPINE|UTERUS|VAGINA|VULVA|WHOLEBODY|WHOLE BODY|WRIST|ZYGOMA|UPPER ARM|LOWER LEG
-ImageType FrameType: ORIGINAL|DERIVED|MIXED|PRIMARY|SECONDARY|AXIAL|LOCALIZER|OTHER|VOLUME|MPR|MIP|MINIP|MIN_IP|MAX_IP|MEAN_IP|PROJECTION IMAGE|NONE|NORM|ND|FSE|SE|FFE|M|P|R|I|M_FFE|M_SE|M_IR|P_FFE|DIS2D|DIS3D|FM|MFSPLIT|MOSAIC|ADC|FA|TRACEW|DIFFUSION|PERFUSION|SUB|SUBTRACTION|WATER|FAT|IN_PHASE|OUT_PHASE|IP|OP|PHASE|MAGNITUDE|REAL|IMAGINARY|STATIC|DYNAMIC|GATED|WHOLE BODY|TOMO|RECON TOMO|RECON GATED TOMO|GATED TOMO|EMISSION|TRANSMISSION|SINGLE PLANE|BIPLANE A|BIPLANE B|SINGLE A|SINGLE B|LEFT|RIGHT|MONO|STEREO|CT_SOM5 SPI|CT_SOM5 SEQ|CT_SOM5 TOP|CT_SOM5 PROT|CT_SOM7 SPI|CT_SOM7 SEQ|CT_SOM7 TOP|REFORMATTED|AVERAGE|RESAMPLED|T1|T2|T2_STAR|PROTON_DENSITY|TOF|STIR|ATTENUATION|REPROJECTION|REFERENCE|EPI|CINE|DERIVED_MAP|LABELMAP|SEGMENTATION|DISPLAY|SCREEN SAVE
-ReceiveCoilName TransmitCoilName: HEAD|BODY|NECK|SPINE|KNEE|BREAST|SHOULDER|TORSO|CARDIAC|8HRBRAIN|HEAD_32|HEADNECK|QD HEAD|Q-BODY|BODY FLEX
-FilterType TypeOfFilters ImageFilter: BODY FILTER|HEAD FILTER|MEDIUM FILTER|LARGE BODY FILTER|SMALL BODY FILTER|WEDGE|BUTTERFLY|STRIP|FLAT|NONE|FLAT FILTER
-PlateType PhosphorType: NONE
-ModalityLUTType RescaleType: OD|HU|US|MGML|Z_EFF|ED|EDW|HU_MOD|PCT|NORMALIZED|UNSPECIFIED|BQML
-ImagedNucleus: 1H|H1|3HE|7LI|13C|19F|23NA|31P|129XE
-ContrastBolusRoute: IV|ORAL|RECTAL|INTRAVENOUS|INTRA-ARTERIAL|INTRATHECAL|INTRAARTICULAR|ARTERIAL|ORAL & IV
-AttenuationCorrectionMethod: NONE|MEASURED|CT|CTAC|MEASURED,SEGMENTED|CALCULATED|MR|MRAC|CT-DERIVED MU-MAP
-ScatterCorrectionMethod: NONE|MODEL-BASED|MODEL-BASED RELATIVE|MODEL-BASED ABSOLUTE|DUAL WINDOW|CONVOLUTION
-ReconstructionMethod: OSEM|FBP|MLEM|3D-OSEM|OSEM3D|PSF|PSF+TOF|PSF+TOF 2I21S|3D IR|VPFX|VPHD|BLOB-OS-TF|RAMLA|3D-RAMLA
-TriggerSourceOrType: EKG
-EthnicGroup: ASIAN|BLACK|WHITE|HISPANIC|OTHER|UNKNOWN|CAUCASIAN|NATIVE AMERICAN|PACIFIC ISLANDER
-ProcessingFunction DetectorMode: NONE
-StackID: 1|2|3|4|5|6|7|8|9
-"""
-
-MAKERS = """
-GE|GE MEDICAL SYSTEMS|GE HEALTHCARE|GEMS|SIEMENS|SIEMENS HEALTHINEERS|SIEMENS HEALTHCARE|SIEMENS NIXDORF|PHILIPS|PHILIPS MEDICAL SYSTEMS
-PHILIPS HEALTHCARE|PHILIPS MEDICAL SYSTEMS, INC.|PICKER INTERNATIONAL, INC.|PICKER|MARCONI MEDICAL SYSTEMS, INC.|ELSCINT|ADAC
-TOSHIBA|TOSHIBA_MEC|TOSHIBA_MEC_US|CANON MEDICAL SYSTEMS|CANON_MEC|CANON INC.|CANON|HITACHI|HITACHI MEDICAL CORPORATION|HITACHI, LTD.
-FUJIFILM|FUJIFILM CORPORATION|FUJI PHOTO FILM CO., LTD.|FUJI PHOTO FILM CO. LTD.|AGFA|AGFA-GEVAERT|AGFA HEALTHCARE|KODAK|CARESTREAM
-CARESTREAM HEALTH|EASTMAN KODAK COMPANY|KONICA MINOLTA|KONICAMINOLTA|HOLOGIC|HOLOGIC, INC.|LORAD|LORAD, A HOLOGIC COMPANY|SAMSUNG
-SAMSUNG ELECTRONICS|SAMSUNG MEDISON CO., LTD.|MEDISON|MINDRAY|SHIMADZU|SHIMADZU CORPORATION|UIH|UNITED IMAGING|UNITED IMAGING HEALTHCARE
-NEUSOFT|ESAOTE|ACUSON|ATL|ALOKA|ALOKA CO., LTD.|SONOSITE|BK MEDICAL|SUPERSONIC IMAGINE|VARIAN|VARIAN MEDICAL SYSTEMS|ELEKTA|ACCURAY|CMS, INC.
-NUCLETRON|RAYSEARCH LABORATORIES|BRAINLAB|TERARECON|VITAL IMAGES|PLANMECA|SIRONA|SWISSRAY|STERLING|DEL MEDICAL|SECTRA|GENDEX|IMAGING DYNAMICS COMPANY LTD.
-BRUKER|BRUKER BIOSPIN MRI GMBH|HYPERFINE|PARAMED|TOMOTHERAPY|VIATRONIX|MEVIS|MEDICAL IMAGING APPLICATIONS|QI IMAGING|INFINITT|FONAR|OSIRIX
-"""
-MODELS = """
-LIGHTSPEED|OPTIMA|REVOLUTION|DISCOVERY|BRIGHTSPEED|SIGNA|GENESIS_SIGNA|GENESIS|HISPEED|PROSPEED|RHAPSODE|SOMATOM|DEFINITION|FLASH|FORCE|DRIVE|EDGE
-SENSATION|EMOTION|VOLUME ZOOM|SYMPHONY|SYMPHONYTIM|AVANTO|AERA|SKYRA|PRISMA|PRISMA_FIT|VERIO|TRIO|TRIOTIM|TIM|ESPREE|ALLEGRA|VIDA|SOLA|LUMINA|MAGNETOM|BIOGRAPH
-BIOGRAPH64|MCT|HORIZON|VISION|BRILLIANCE|INGENUITY|ICT|IQON|SPECTRAL CT|INGENIA|ACHIEVA|INTERA|PANORAMA|GEMINI|VEREOS|GYROSCAN|AQUILION|ONE|PRIME|VANTAGE|TITAN|EXCELART
-ASTEION|XPRESS|SONOS|IU22|EPIQ|AFFINITI|CX50|HD11|HDI|LOGIQ|VIVID|VOLUSON|ACUSON|SEQUOIA|ANTARES|S2000|S3000|APLIO|XARIO|SSD|PROSOUND
-SELENIA|DIMENSIONS|SENOGRAPHE|ESSENTIAL|PRISTINA|MAMMOMAT|INSPIRATION|NOVATION|DS|DX|DR|DIGITALDIAGNOST|DEFINIUM|FCR|ADC|CR|KODAK|DRYVIEW
-AXIOM|ARTIS|ZEE|ZEEGO|INNOVA|ALLURA|XPER|INTEGRIS|ADVANCE|ECAM|SYMBIA|INFINIA|MILLENNIUM|VG|FORTE|SYSTEM|PLUS|PRO|EXPERT|ELITE|PT|CT|MR|MRC|VCT|XT|HD|HDXT|HDE|LX|QX|I|QX/I|ULTRA
-EXCITE|ARTIST|ARCHITECT|PREMIER|PIONEER|AS|AS+|GO.TOP|GO.UP|4|6|8|10|16|20|32|40|64|80|128|256|320|750|750W|450|450W|MR450W|660|670|690|710|STE|ST|MX8000|MX8000 IDT
-PINNACLE|PINNACLE3|ECLIPSE|MONACO|XIO|RAYSTATION|ONCENTRA|ARIA|IPLAN|VOXAR
-"""
-DESCRIPTORS = """
-T1 T2 T2* PD FLAIR STIR DWI ADC DTI SWI GRE SE TSE FSE TIR IR EPI FISP TRUFISP FLASH MPRAGE SPGR FSPGR BRAVO SPACE CUBE VIBE LAVA DIXON TOF MRA MRV MRI MR CT CTA CBCT PET
-US XR CR DX MG NM SPECT AX AXIAL TRA TRANSVERSE COR CORONAL SAG SAGITTAL OBL OBLIQUE 2D 3D 4D PRE POST PRECONTRAST POSTCONTRAST CONTRAST W WO WITH WITHOUT GD GAD IV C+ C- FS FATSAT FAT SAT
-SCOUT LOCALIZER LOC SURVEY TOPOGRAM PLAIN ARTERIAL VENOUS PORTAL DELAYED DELAY PHASE DYNAMIC PERFUSION DIFFUSION MIP MPR MINIP RECON THIN THICK SOFT TISSUE BONE LUNG BRAIN HEAD NECK
-CHEST THORAX ABDOMEN PELVIS SPINE CERVICAL THORACIC LUMBAR SACRUM HIP KNEE ANKLE FOOT HAND WRIST ELBOW SHOULDER LEG ARM BREAST HEART CARDIAC CORONARY AORTA LIVER KIDNEY RENAL
-PANCREAS SPLEEN PROSTATE UTERUS OVARY BLADDER ORBIT SINUS SKULL FACE IAC PITUITARY THYROID LEFT RIGHT BILATERAL LT RT L R AP PA LAT LATERAL MLO CC VIEW VIEWS ROUTINE PROTOCOL HELICAL
-SPIRAL HIGH LOW RES RESOLUTION HR DOSE AND OF THE STUDY EXAM IMAGE IMAGES SERIES WHOLE BODY AC NAC CTAC ATTENUATION CORRECTED UNCORRECTED EMISSION TRANSMISSION STATIC GATED BREATH HOLD
-FREE INSPIRATION EXPIRATION SUPINE PRONE UPRIGHT SUBTRACTION SUB MAP REG BOLUS TRACKING MONITORING STANDARD KERNEL WINDOW MEDIASTINUM RT PLAN STRUCTURE SET SEGMENTATION
-"""
-STRUCTURES = """
-A_Aorta A_Carotid A_Carotid_L A_Carotid_R A_Coronary A_LAD A_Pulmonary Anus Atrium Atrium_L Atrium_R Bag_Bowel Bag_Ostomy BileDuct_Common Bladder Bladder_Wall BODY Body External Bolus Bone
-Bone_Ethmoid Bone_Frontal Bone_Hyoid Bone_Ilium_L Bone_Ilium_R Bone_Ischium_L Bone_Ischium_R Bone_Mandible Bone_Pelvic Bone_Sacrum Bowel Bowel_Large Bowel_Small BrachialPlexs_L BrachialPlexs_R
-BrachialPlexus BrachialPlexus_L BrachialPlexus_R Brain Brainstem Breast_L Breast_R Bronchus Bronchus_Main Canal_Anal Carina Cavity_Oral Cecum Cerebellum Cerebrum CerebellumL CerebellumR Cervix Chestwall Chestwall_L
-Chestwall_R Cochlea Cochlea_L Cochlea_R Colon Colon_Sigmoid Cord Cornea_L Cornea_R Cricoid Cricopharyngeus Duodenum Ear_External_L Ear_External_R Ear_Internal_L Ear_Internal_R Ear_Middle_L Ear_Middle_R
-Edema Esophagus Esophagus_S Eye_L Eye_R Eyes Femur_Head_L Femur_Head_R Femur_L Femur_R FemoralHead_L FemoralHead_R Fossa_Pituitary Gallbladder Genitals Glnd_Adrenal_L Glnd_Adrenal_R Glnd_Lacrimal_L Glnd_Lacrimal_R
-Glnd_Parotid_L Glnd_Parotid_R Glnd_Submand_L Glnd_Submand_R Glnd_Thyroid Glottis GreatVes Heart Hippocampus_L Hippocampus_R Hypothalamus Ileum Jejunum Joint_TM_L Joint_TM_R Kidney_Cortex Kidney_L Kidney_R Kidneys
-Larynx Larynx_SG Lens_L Lens_R Lips Liver LN_Ax_L LN_Ax_R LN_Neck_L LN_Neck_R LN_Pelvics Lobe_Frontal Lobe_Temporal_L Lobe_Temporal_R Lung_L Lung_R Lungs Mediastinum Musc_Constrict Musc_Masseter_L Musc_Masseter_R
-Nasopharynx Nose OpticChiasm OpticNrv_L OpticNrv_R Orbit_L Orbit_R Oropharynx Ovary_L Ovary_R Pancreas PancJejuno Parotid_L Parotid_R Parametrium PenileBulb Penis Pericardium Perineum Pharynx Pituitary Prostate
-ProstateBed PubicSymphys Rectum Rib Retina_L Retina_R Rectal_Wall SacralPlex Sacrum Scrotum SeminalVes Sinus_Frontal Sinus_Maxillary Skin Skull SmallBowel SpinalCanal SpinalCord Spleen Stomach Submandibular_L Submandibular_R
-TemporalLobe_L TemporalLobe_R Testis_L Testis_R Thyroid Tongue Tonsil Trachea Urethra Uterus Vagina V_Venacava_I V_Venacava_S VB_C1 VB_L1 VB_L5 VB_T1 VB_T12 Ventricle_L Ventricle_R Vulva Wall_Vagina
-GTV GTVp GTVn CTV CTVp CTVn ITV PTV PTVp PTVn PRV GTV1 GTV2 CTV1 CTV2 PTV1 PTV2 Tumor Tumour Lesion Nodule Mass Necrosis Cyst Hemorrhage Infarct Background Couch CouchSurface CouchInterior Isocenter Marker
-Liver_Vessels Bone_Marrow Fat Muscle Air Contrast Artifact
-"""
+from importlib.resources import files
+from typing import Any
 
 PATTERNS = {  # text whose form leaves no room for a name
-    "ConvolutionKernel": r"(?:[A-Z]{1,2}\d{2}[a-z]?(?:\\\d)?|Br\d{2}[a-z]?|FC\d{2}|STANDARD|SOFT|LUNG|BONE|BONEPLUS|DETAIL|EDGE|CHEST|ASIR|[A-E]|L|YA|YB|YC|SB|XYZGAUSS|ALLPASS)",
-    "SequenceName": r"\*?(?:tfl|tir|tse|se|gre|fl|fi|spc|ep|epfid|h|ciss|de3d|pc|spcir|swi|medic|qflash)\w{0,3}\d{1,3}(?:d\d)?(?:_\d{1,4})*",
-    "PulseSequenceName": r"\*?(?:tfl|tir|tse|se|gre|fl|fi|spc|ep|TSE|SE|FFE|TFE|EPI|MPRAGE)\d{0,3}(?:d\d)?(?:_\d{1,4})*",
+    "ConvolutionKernel": r"[A-Z]{1,2}\d{2}[a-z]?(\\\d)?|Br\d{2}[a-z]?|FC\d{2}|STANDARD|SOFT|LUNG|BONE|BONEPLUS"
+    r"|DETAIL|EDGE|CHEST|ASIR|[A-E]|L|YA|YB|YC|SB|XYZGAUSS|ALLPASS",
+    "SequenceName": r"\*?(tfl|tir|tse|se|gre|fl|fi|spc|ep|epfid|h|ciss|de3d|pc|spcir|swi|medic|qflash)\d{0,3}(d\d)?"
+    r"(_\d{1,4})*",
+    "PulseSequenceName": r"\*?(tfl|tir|tse|se|gre|fl|fi|spc|ep|TSE|SE|FFE|TFE|EPI|MPRAGE)\d{0,3}(d\d)?(_\d{1,4})*",
     "FrameLabel": r"\d{1,5}",
-    "CodingSchemeDesignator": r"SRT|SNM3|99SDM|SCT|DCM|UCUM|FMA|RADLEX|LN|NCIt|UMLS",
-}  # fmt: skip
+}
 
 
-def _split(text: str) -> frozenset[str]:
-    return frozenset(term.strip() for line in text.strip().splitlines() for term in line.split("|"))
+@cache
+def _lists() -> dict[str, frozenset[str]]:
+    """terms.tsv: attribute, or (list) -> terms."""
+    result: dict[str, frozenset[str]] = {}
+    for line in files("privacy.deidentify").joinpath("terms.tsv").read_text().splitlines():
+        if not line.startswith("#"):
+            keywords, _, terms = line.partition("\t")
+            result |= dict.fromkeys(keywords.split(), frozenset(terms.split("|")))
+    return result
 
 
 @cache
 def coded() -> dict[str, frozenset[str]]:
     """The terms of each attribute that holds one of a list, by keyword."""
-    result = {keyword: frozenset(["YES", "NO"]) for keyword in _YES_NO.split()}
-    for line in _CODED.strip().splitlines():
-        keywords, _, terms = line.partition(":")
-        result |= dict.fromkeys(keywords.split(), _split(terms))
-    result["Manufacturer"] = _split(MAKERS)
-    return result
+    return {keyword: terms for keyword, terms in _lists().items() if not keyword.startswith("(")}
 
 
-_models = cache(lambda: _split(MODELS))
-_descriptors = cache(lambda: frozenset(DESCRIPTORS.split()))
-_structures = cache(lambda: {name.casefold(): name for name in STRUCTURES.split()})
-_patterns = cache(lambda: {keyword: re.compile(pattern) for keyword, pattern in PATTERNS.items()})
+@cache
+def _structures() -> dict[str, str]:
+    return {name.casefold(): name for name in _lists()["(structures)"]}
+
+
+@cache
+def _patterns() -> dict[str, re.Pattern[str]]:
+    return {keyword: re.compile(pattern) for keyword, pattern in PATTERNS.items()}
 
 
 def term(keyword: str, value: str) -> str | None:
@@ -246,7 +58,9 @@ def term(keyword: str, value: str) -> str | None:
 def model(value: str) -> str | None:
     """A device's model name where each of its words is one, e.g. "SOMATOM Definition AS+"; else None."""
     upper = value.upper()
-    return value if upper in _models() or all(word in _models() for word in upper.split()) else None
+    return (
+        value if upper in _lists()["(models)"] or all(word in _lists()["(models)"] for word in upper.split()) else None
+    )
 
 
 def descriptor(value: str) -> str:
@@ -255,7 +69,7 @@ def descriptor(value: str) -> str:
     >>> descriptor("T1 AX POST GD Mrs Smith 1951")
     'T1 AX POST GD'
     """
-    return " ".join(word for word in re.split(r"[\s,;:/()_^-]+", value.upper()) if word in _descriptors())
+    return " ".join(word for word in re.split(r"[\s,;:/()_^-]+", value.upper()) if word in _lists()["(descriptors)"])
 
 
 def structure(value: str, site: frozenset[str] = frozenset()) -> str | None:
@@ -268,14 +82,16 @@ def _codes() -> dict[str, dict[str, str]]:
     from pydicom.sr._concepts_dict import concepts  # the codes of PS3.16, as data
 
     table: dict[str, dict[str, str]] = {}
-    for scheme, words in concepts.items():
+    everything: dict[str, Any] = concepts
+    for scheme, words in everything.items():
         table[scheme] = {code: meaning for entry in words.values() for code, (meaning, _) in entry.items()}
     return table
 
 
 @cache
 def code(scheme: str, value: str) -> str | None:
-    """The meaning that PS3.16 gives to a code, None where it knows none.  SNOMED-RT codes are looked up as their CT twins.
+    """The meaning that PS3.16 gives to a code, None where it knows none.  SNOMED-RT codes are looked up as their CT
+    twins.
 
     >>> code("SCT", "10200004")
     'Liver structure (body structure)'

@@ -14,7 +14,9 @@ from privacy.deidentify import terms
 from privacy.deidentify.policy import Policy
 from privacy.deidentify.pseudonyms import Pseudonyms
 
-MORNING = 6 * 3600 * 1_000_000  # µs; where the clock of each study is set, so that its times stay a study's length apart
+MORNING = (
+    6 * 3600 * 1_000_000
+)  # µs; where the clock of each study is set, so that its times stay a study's length apart
 DAY = 86_400 * 1_000_000
 
 
@@ -45,7 +47,8 @@ _DEVICE = re.compile(rb"[A-Za-z0-9 ._/+-]{1,64}")
 
 SIZES = {b"US": 2, b"SS": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"AT": 2, b"OW": 2, b"UV": 8, b"SV": 8}
 
-# DA -> the TM that says when on that day; both move together, so that what crossed midnight still does in the right order
+# DA -> the TM that says when on that day; both move together, so that what crossed midnight still does in the right
+# order
 TIME_OF = {
     0x00080020: 0x00080030,
     0x00080021: 0x00080031,
@@ -68,7 +71,10 @@ def constant(new: bytes) -> Act:
 
 def dummy(keyword: str, vr: bytes) -> bytes | None:
     """A value that says nothing, for attributes that must have one."""
-    return DUMMIES.get(keyword, {b"DA": b"19000101", b"TM": b"000000", b"DT": b"19000101000000", b"LO": b"REMOVED", b"SH": b"REMOVED"}.get(vr))
+    return DUMMIES.get(
+        keyword,
+        {b"DA": b"19000101", b"TM": b"000000", b"DT": b"19000101000000", b"LO": b"REMOVED", b"SH": b"REMOVED"}.get(vr),
+    )
 
 
 DUMMIES = {
@@ -130,7 +136,8 @@ def table_data(context: Context, value: bytes) -> bytes | None:
 
 
 def segmented_table(context: Context, value: bytes) -> bytes | None:
-    """A segmented lookup table (PS3.3 C.7.9.2): segments that unfold to exactly as many entries as its descriptor says."""
+    """A segmented lookup table (PS3.3 C.7.9.2): segments that unfold to exactly as many entries as its descriptor
+    says."""
     words = [int.from_bytes(value[i : i + 2], "little") for i in range(0, len(value) - 1, 2)]
     entries, here = 0, 0
     while here + 2 < len(words) and words[here] in (0, 1):
@@ -257,7 +264,8 @@ def same_datetime(context: Context, value: bytes) -> bytes | None:
 
 
 def coded(keyword: str) -> Act:
-    """One or more terms of the attribute's list.  In ImageType what is unknown becomes OTHER, after the third place NONE."""
+    """One or more terms of the attribute's list.  In ImageType what is unknown becomes OTHER, after the third place
+    NONE."""
 
     def act(context: Context, value: bytes) -> bytes | None:
         parts = [part.strip() for part in value.decode("latin-1").strip(" \0").split("\\")]

@@ -1,7 +1,10 @@
-"""The site's own memory, in a folder that only its owner may read: the key, the state of every input, and, encrypted, who is who.
+"""The site's own memory, in a folder that only its owner may read: the key, the state of every input, and, encrypted,
+who is who.
 
-Paths are known by a keyed hash; identities and paths are sealed with AES-256-GCM under a key derived from the site's key.
-A subject has a random ID that no key decides: it stays when the key is rotated.  Consent, splits and the unit of differential
+Paths are known by a keyed hash; identities and paths are sealed with AES-256-GCM under a key derived from the site's
+key.
+A subject has a random ID that no key decides: it stays when the key is rotated.  Consent, splits and the unit of
+differential
 privacy go by it.
 """
 
@@ -26,7 +29,8 @@ CREATE TABLE IF NOT EXISTS outs (id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NUL
 CREATE TABLE IF NOT EXISTS runs (id INTEGER PRIMARY KEY, out INTEGER NOT NULL, started REAL NOT NULL, finished REAL);
 CREATE TABLE IF NOT EXISTS inputs (
     out INTEGER NOT NULL, path BLOB NOT NULL, size INTEGER, mtime_ns INTEGER, inode INTEGER, rules TEXT NOT NULL,
-    state TEXT NOT NULL, code TEXT NOT NULL, note TEXT NOT NULL, content TEXT NOT NULL, instance TEXT NOT NULL, name TEXT NOT NULL,
+    state TEXT NOT NULL, code TEXT NOT NULL, note TEXT NOT NULL, content TEXT NOT NULL, instance TEXT NOT NULL, name
+    TEXT NOT NULL,
     row TEXT NOT NULL, sealed BLOB, run INTEGER NOT NULL, PRIMARY KEY (out, path)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_instance ON inputs (out, instance);
 CREATE INDEX IF NOT EXISTS by_name ON inputs (out, name);
@@ -46,7 +50,9 @@ def site_key(folder: Path, create: bool) -> bytes:
     """The key of a site; with `create`, a new one where there is none, never a second one beside an old vault."""
     if not (folder / "key").exists():
         if not create:
-            raise ConfigError(f"there is no site key in {folder}; `--site` names the folder that `fedvision dicom deidentify` made")
+            raise ConfigError(
+                f"there is no site key in {folder}; `--site` names the folder that `fedvision dicom deidentify` made"
+            )
         if (folder / "vault.sqlite").exists():
             raise ConfigError(f"{folder} has a vault but no key: put the key back; a new one could not open the vault")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,8 +153,10 @@ class Vault(Sealer):
         return dict(self.db.execute("SELECT pseudonym, subject FROM pseudonyms"))
 
     def rotate(self) -> bytes:
-        """Replace the site's key: all that is sealed is sealed anew, every subject gets its new pseudonym beside its old one,
-        and what earlier runs wrote counts as of another key, so that the next run writes it again.  Returns the new key."""
+        """Replace the site's key: all that is sealed is sealed anew, every subject gets its new pseudonym beside its
+        old one,
+        and what earlier runs wrote counts as of another key, so that the next run writes it again.  Returns the new
+        key."""
         key = secrets.token_bytes(32)
         fresh = self.folder / "key.new"
         fresh.unlink(missing_ok=True)
@@ -164,10 +172,15 @@ class Vault(Sealer):
             self.db.execute("UPDATE subjects SET sealed = ? WHERE subject = ?", (other.seal(patient), subject))
             pseudonym = other.pseudonyms.patient(patient["patient"], patient["issuer"])
             self.db.execute("INSERT OR REPLACE INTO pseudonyms VALUES (?, ?, ?)", (pseudonym, subject, other.key_id))
-        for out, path, sealed in self.db.execute("SELECT out, path, sealed FROM inputs WHERE sealed IS NOT NULL").fetchall():
+        for out, path, sealed in self.db.execute(
+            "SELECT out, path, sealed FROM inputs WHERE sealed IS NOT NULL"
+        ).fetchall():
             again = other.seal(self.open(sealed))
             self.db.execute("UPDATE inputs SET sealed = ?, rules = '' WHERE out = ? AND path = ?", (again, out, path))
-        self.db.execute("UPDATE secret SET sealed = ?", (other.seal(self.open(self.db.execute("SELECT sealed FROM secret").fetchone()[0])),))
+        self.db.execute(
+            "UPDATE secret SET sealed = ?",
+            (other.seal(self.open(self.db.execute("SELECT sealed FROM secret").fetchone()[0])),),
+        )
         self.db.execute("COMMIT")
         os.replace(fresh, self.folder / "key")
         return key
@@ -175,7 +188,8 @@ class Vault(Sealer):
     # ------------------------------------------------------------------------------------------------ who is it
 
     def reidentify(self, target: str, reason: str) -> list[dict[str, Any]]:
-        """Who and what stands behind a pseudonym, a subject ID or a new SOP instance UID.  The question is recorded first."""
+        """Who and what stands behind a pseudonym, a subject ID or a new SOP instance UID.  The question is recorded
+        first."""
         if not reason.strip():
             raise ConfigError("re-identification needs a reason, which is recorded: --reason TEXT")
         found = list(self._behind(target))
@@ -183,32 +197,42 @@ class Vault(Sealer):
         return found
 
     def _behind(self, target: str) -> Iterator[dict[str, Any]]:
-        query = "SELECT s.subject, s.sealed FROM subjects s LEFT JOIN pseudonyms p ON p.subject = s.subject WHERE p.pseudonym = ? OR s.subject = ?"
-        for subject, sealed in self.db.execute(query + " GROUP BY s.subject", (target, target)):
+        query = (
+            "SELECT s.subject, s.sealed FROM subjects s LEFT JOIN pseudonyms p ON p.subject = s.subject "
+            "WHERE p.pseudonym = ? OR s.subject = ? GROUP BY s.subject"
+        )
+        for subject, sealed in self.db.execute(query, (target, target)):
             yield {"subject": subject, **self.open(sealed)}
-        for sealed, state, code in self.db.execute("SELECT sealed, state, code FROM inputs WHERE instance = ?", (target,)):
+        for sealed, state, code in self.db.execute(
+            "SELECT sealed, state, code FROM inputs WHERE instance = ?", (target,)
+        ):
             yield {"state": state, "code": code, **(self.open(sealed) if sealed else {})}
 
     def quarantined(self, reason: str) -> list[dict[str, Any]]:
         """The paths of what is held back, with their codes; recorded like any re-identification."""
         if not reason.strip():
             raise ConfigError("re-identification needs a reason, which is recorded: --reason TEXT")
-        rows = self.db.execute("SELECT sealed, code, note FROM inputs WHERE state = 'quarantined' AND sealed IS NOT NULL").fetchall()
+        rows = self.db.execute(
+            "SELECT sealed, code, note FROM inputs WHERE state = 'quarantined' AND sealed IS NOT NULL"
+        ).fetchall()
         self._record("quarantine", reason.strip(), len(rows))
         return [{"code": code, "note": note, **self.open(sealed)} for sealed, code, note in rows]
 
     def _record(self, target: str, reason: str, found: int) -> None:
-        """A line in the record of accesses, chained by HMAC to the line before it, so that none can be taken out unseen."""
+        """A line in the record of accesses, chained by HMAC to the line before it, so that none can be taken out
+        unseen."""
         last = self.db.execute("SELECT mac FROM accesses ORDER BY id DESC LIMIT 1").fetchone()
         now = time.time()
         fields = [repr(now), str(os.getuid()), target, reason, str(found)]
         mac = self.pseudonyms.digest("access", last[0] if last else b"", *(field.encode() for field in fields))
         values = (now, os.getuid(), target, reason, found, mac)
-        self.db.execute("INSERT INTO accesses (time, uid, target, reason, found, mac) VALUES (?, ?, ?, ?, ?, ?)", values)
+        self.db.execute(
+            "INSERT INTO accesses (time, uid, target, reason, found, mac) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
 
 
 def sealed_input(vault: Vault, path: bytes, who: Identity | None) -> bytes:
     """What re-identification of an input gives: its path and, where they are known, its identifiers."""
-    return vault.seal({"path": os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), **(asdict(who) if who else {})})
-
-
+    return vault.seal(
+        {"path": os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), **(asdict(who) if who else {})}
+    )

@@ -1,6 +1,7 @@
 """Child processes that de-identify, each within limits of memory and time: what a hostile file can do ends there.
 
-A child is forked, gets a pipe and the rules, answers one outcome a file, and is killed and replaced when it is over time or dies.
+A child is forked, gets a pipe and the rules, answers one outcome a file, and is killed and replaced when it is over
+time or dies.
 Its standard error is closed: a traceback could hold values.
 """
 

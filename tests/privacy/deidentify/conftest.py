@@ -5,14 +5,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from privacy.deidentify.instance import Deidentifier, Outcome  # noqa: E402
-from privacy.deidentify.policy import Policy  # noqa: E402
+from privacy.deidentify.instance import Deidentifier, Outcome
+from privacy.deidentify.policy import Policy
 
 KEY = bytes(range(32))
 
 
 class Bench:
-    """A de-identifier with a known key over a folder of its own; `run(bytes)` gives the outcome and what was written."""
+    """A de-identifier with a known key over a folder of its own; `run(bytes)` gives the outcome and what was
+    written."""
 
     def __init__(self, folder: Path, **policy):
         self.folder = folder

@@ -1,6 +1,7 @@
 """A CT slice with a value of its own planted in every row of PS3.15 Table E.1-1 and wherever else identities hide.
 
-Written by hand, byte by byte, so that it can hold what no library would write.  `plant()` gives the file and its markers;
+Written by hand, byte by byte, so that it can hold what no library would write.  `plant()` gives the file and its
+markers;
 `left(markers, written)` the names of those whose bytes are still there.
 """
 
@@ -59,7 +60,9 @@ def base(number: int = 1, rows: int = 8) -> dict[int, tuple[str, bytes]]:
     }
 
 
-def file(elements: dict[int, tuple[str, bytes]], *, preamble: bytes = bytes(128), tail: bytes = b"", meta: bytes = b"") -> bytes:
+def file(
+    elements: dict[int, tuple[str, bytes]], *, preamble: bytes = bytes(128), tail: bytes = b"", meta: bytes = b""
+) -> bytes:
     """A file in explicit VR little endian."""
     instance = elements.get(0x00080018, ("UI", b"1.2"))[1]
     sop_class = elements.get(0x00080016, ("UI", CT.encode()))[1]
@@ -71,7 +74,9 @@ def file(elements: dict[int, tuple[str, bytes]], *, preamble: bytes = bytes(128)
         + element(0x00020012, "UI", b"1.2.826.0.1.77")
         + meta
     )
-    return preamble + b"DICM" + element(0x00020000, "UL", struct.pack("<I", len(group))) + group + dataset(elements) + tail
+    return (
+        preamble + b"DICM" + element(0x00020000, "UL", struct.pack("<I", len(group))) + group + dataset(elements) + tail
+    )
 
 
 def value(vr: str, number: int) -> bytes | None:
@@ -92,8 +97,14 @@ def value(vr: str, number: int) -> bytes | None:
     }
     binary = {"UL": 4, "SL": 4, "FL": 4, "FD": 8, "OF": 4, "OL": 4, "OD": 8, "OV": 8, "SV": 8, "UV": 8}
     if vr in binary:
-        return (0x5A6B000000000000 + number * 7919).to_bytes(8, "big")[-binary[vr] :] if vr in ("UL", "SL") else b"CN%06d" % number
-    text = texts.get(vr, f"CANARY{number:05}" if vr in ("AE", "CS", "SH") else f"Canary value {number:05} of the patient")
+        return (
+            (0x5A6B000000000000 + number * 7919).to_bytes(8, "big")[-binary[vr] :]
+            if vr in ("UL", "SL")
+            else b"CN%06d" % number
+        )
+    text = texts.get(
+        vr, f"CANARY{number:05}" if vr in ("AE", "CS", "SH") else f"Canary value {number:05} of the patient"
+    )
     return text.encode() if text is not None else None
 
 
@@ -136,12 +147,25 @@ def plant() -> tuple[bytes, dict[str, bytes]]:
         deepest[tag] = (vr, mark(f"nested {tag:08X}", vr))
     for tag, vr in ((0x00080104, "LO"), (0x00189999, "LO"), (0x00400FFE, "ST"), (0x60000022, "LO"), (0x60001500, "LO")):
         top[tag] = (vr, mark(f"unlisted {tag:08X}", vr))
-    for tag, vr in ((0x00080070, "LO"), (0x00200011, "IS"), (0x00180015, "CS"), (0x00081090, "LO"), (0x00181210, "SH"), (0x00180022, "CS")):
+    for tag, vr in (
+        (0x00080070, "LO"),
+        (0x00200011, "IS"),
+        (0x00180015, "CS"),
+        (0x00081090, "LO"),
+        (0x00181210, "SH"),
+        (0x00180022, "CS"),
+    ):
         top[tag] = (vr, mark(f"kept text {tag:08X}", vr) if vr != "IS" else b"4")
     second = {0x00080104: ("LO", mark("nested twice", "LO")), 0x00400260: ("SQ", items(dataset(deepest)))}
     top[0x00400275] = ("SQ", items(dataset({0x0040A170: ("SQ", items(dataset(second)))})))
-    top[0x00081140] = ("SQ", items(dataset({0x0008103F: ("SQ", items(dataset(deepest)))})))  # inside a sequence that is kept
-    nested_private = {0x00290010: ("LO", b"SIEMENS CSA HEADER"), 0x00291010: ("PN", mark("private in a sequence", "PN"))}
+    top[0x00081140] = (
+        "SQ",
+        items(dataset({0x0008103F: ("SQ", items(dataset(deepest)))})),
+    )  # inside a sequence that is kept
+    nested_private = {
+        0x00290010: ("LO", b"SIEMENS CSA HEADER"),
+        0x00291010: ("PN", mark("private in a sequence", "PN")),
+    }
     top |= {
         0x00290010: ("LO", b"SIEMENS CSA HEADER"),
         0x00291010: ("OB", mark("CSA header", "OB")),
@@ -154,7 +178,9 @@ def plant() -> tuple[bytes, dict[str, bytes]]:
     }
     top[0x00041130] = ("CS", mark("group 0004", "CS"))
     meta = element(0x00020013, "SH", mark("meta version", "SH")) + element(0x00020016, "AE", mark("meta title", "AE"))
-    meta += element(0x00020100, "UI", mark("meta private creator", "UI")) + element(0x00020102, "OB", mark("meta private", "OB"))
+    meta += element(0x00020100, "UI", mark("meta private creator", "UI")) + element(
+        0x00020102, "OB", mark("meta private", "OB")
+    )
     preamble = mark("preamble", "LO").ljust(128, b"\0")
     tail = element(0xFFFCFFFC, "OB", mark("trailing padding", "OB"))
     return file(top, preamble=preamble, tail=tail, meta=meta), markers

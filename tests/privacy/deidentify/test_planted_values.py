@@ -1,8 +1,7 @@
 """Nothing that is planted anywhere in a file is left in its copy."""
 
-from planted import base, file, items, left, plant, rows
-
 import pytest
+from planted import base, file, items, left, plant, rows
 
 
 @pytest.mark.parametrize(
@@ -23,13 +22,19 @@ def test_of_a_value_in_every_row_of_the_table_at_two_depths_and_elsewhere_none_i
 
 
 def test_a_name_in_a_wrong_vr_is_not_kept(bench):
-    elements = base() | {0x00100010: ("DS", b"SMITH^JANE"), 0x00180060: ("DS", b"SMITH"), 0x00180015: ("CS", b"SMITH JANE")}
+    elements = base() | {
+        0x00100010: ("DS", b"SMITH^JANE"),
+        0x00180060: ("DS", b"SMITH"),
+        0x00180015: ("CS", b"SMITH JANE"),
+    }
     outcome, written = bench().run(file(elements))
     assert outcome.state == "deidentified" and b"SMITH" not in written
 
 
 def test_a_name_under_the_root_of_the_standards_uids_is_not_kept(bench):
-    elements = base() | {0x00081140: ("SQ", items(b"".join([b"\x08\0\x55\x11UI\x1a\x00" + b"1.2.840.10008.SMITH.JANE.1"])))}
+    elements = base() | {
+        0x00081140: ("SQ", items(b"".join([b"\x08\0\x55\x11UI\x1a\x00" + b"1.2.840.10008.SMITH.JANE.1"])))
+    }
     outcome, written = bench().run(file(elements))
     assert outcome.state == "deidentified" and b"SMITH" not in written
 
@@ -47,5 +52,8 @@ def test_an_unknown_code_goes_and_a_known_one_keeps_the_standards_meaning_not_th
 def test_text_that_follows_the_pixels_does_not_pass(bench):
     for tail in (b"Jane Smith 1951", b"\0" * 64 + b"Smith", b"\xfc\xff\xfc\xffOB\0\0\x06\0\0\0SMITH "):
         outcome, written = bench().run(file(base(), tail=tail))
-        assert outcome.state == "deidentified" and outcome.row["elements"].get("tail", 0) + outcome.row["elements"].get("removed", 0) > 0
+        assert (
+            outcome.state == "deidentified"
+            and outcome.row["elements"].get("tail", 0) + outcome.row["elements"].get("removed", 0) > 0
+        )
         assert b"mith" not in written.lower()
