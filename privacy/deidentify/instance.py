@@ -7,18 +7,20 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from privacy.deidentify import intake, modules, pixels, selfcheck, values
-from privacy.deidentify.cleaner import Cleaner, file_head
+from privacy.deidentify import burned_in, intake, modules, pixels, selfcheck, values
+from privacy.deidentify.cleaner import Cleaner, encode, file_head
 from privacy.deidentify.policy import CLEAN_PIXELS, Policy, rule_set
 from privacy.deidentify.pseudonyms import Pseudonyms
-from privacy.deidentify.reader import ENCAPSULATED, EXPLICIT, Parsed, parse
+from privacy.deidentify.reader import ENCAPSULATED, EXPLICIT, Element, Parsed, parse
 from privacy.deidentify.states import Refused, Skipped, State
 
 HEAD = re.compile(
     r"\b(HEAD|BRAIN|SKULL|FACE|SINUS|SINUSES|ORBITS?|CRANIUM|CEREBRUM|PITUITARY|IAC|NEURO|HEADNECK|WHOLE ?BODY|"
     r"MPRAGE)\b"
 )  # in what an object says of its body part
+SAMPLE = 16  # one in so many images of a CT, MR or PT series is looked at for text
 VOLUMES = {"CT", "CT enhanced", "MR", "MR enhanced", "PT", "PT enhanced"}
 
 
@@ -50,6 +52,17 @@ class Outcome:
     note: str = ""  # for the site's own eyes, without values: which self-check
 
 
+def described(elements: list[tuple[int, bytes]], changes: dict[int, int | str]) -> list[tuple[int, bytes]]:
+    """The elements, with those that describe the pixels as they are now."""
+    new = {
+        tag: encode(tag, b"CS", value.encode())
+        if isinstance(value, str)
+        else encode(tag, b"US", value.to_bytes(2, "little"))
+        for tag, value in changes.items()
+    }
+    return sorted([entry for entry in elements if entry[0] not in new] + list(new.items())) if new else elements
+
+
 def identity(parsed: Parsed) -> Identity:
     """Refused where an object cannot be told from others."""
     found = Identity(
@@ -75,13 +88,16 @@ class Deidentifier:
         self.cleaners: dict[str, Cleaner] = {}
         self.number, self.mark = 0, secrets.token_hex(6)
 
-    def __call__(self, path: bytes) -> Outcome:
-        """The outcome for the file at `path`; a checked copy lies at `outcome.partial`, to be renamed."""
+    def __call__(self, path: bytes, thoroughly: bool = False) -> Outcome:
+        """The outcome for the file at `path`; a checked copy lies at `outcome.partial`, to be renamed.
+
+        thoroughly: look at every frame whatever the class, since text was found in another image of the series.
+        """
         content = ""
         try:
             source = intake.read(path, self.policy.max_file_mib << 20)
             content = self.pseudonyms.digest("content", hashlib.sha256(source).digest()).hex()[:32]
-            return self.handle(source, content)
+            return self.handle(source, content, thoroughly)
         except Skipped as skipped:
             return Outcome(State.SKIPPED, skipped.kind, content=content)
         except Refused as refused:
@@ -89,7 +105,7 @@ class Deidentifier:
         except MemoryError:
             return Outcome(State.QUARANTINED, "TOO_LARGE", content=content)
 
-    def handle(self, source: bytes, content: str) -> Outcome:
+    def handle(self, source: bytes, content: str, thoroughly: bool = False) -> Outcome:
         """The outcome for a file's bytes.  Refused or Skipped where there is no copy."""
         try:
             parsed = parse(source)
@@ -99,28 +115,54 @@ class Deidentifier:
                 raise Skipped(kind) from None
             raise
         who = identity(parsed)
-        cleaner = self.cleaner(who.sop_class)
+        cleaner, context = self.cleaner(who.sop_class), self.context(parsed, who)
         self._head(parsed, modules.name(who.sop_class))
-        image = self._image(parsed, cleaner)
-        context = self.context(parsed, who)
-        codes = [code for code in self.policy.codes if code != CLEAN_PIXELS]
-        burned_in = b"YES" if parsed.text(0x00280301) == "YES" else b""
-        elements, counts = cleaner.clean(parsed, context, codes, burned_in)
+        element, shape = self._pixels(parsed, cleaner)
+        looked = self._look(parsed, who, element, shape, thoroughly)
+        clean = looked.state in ("checked", "blanked")
+        codes = [code for code in self.policy.codes if clean or code != CLEAN_PIXELS]
+        burned = b"NO" if clean else b"YES" if parsed.text(0x00280301) == "YES" else b""
+        elements, counts = cleaner.clean(parsed, context, codes, burned)
         counts["tail"] = int(parsed.tail > 0)
-        syntax = parsed.syntax if parsed.syntax in ENCAPSULATED else EXPLICIT
+        native = looked.state == "blanked" or parsed.syntax not in ENCAPSULATED
+        syntax = EXPLICIT if native else parsed.syntax
         instance = self.uid(who.instance)
-        name = f"{context.patient}/{self.uid(who.series)}/{instance}.dcm"
         head = file_head(who.sop_class.encode(), instance.encode(), syntax.encode())
-        partial = self._write([head, *(piece for _, piece in elements), *image])
-        expected = selfcheck.Expected(self.key, self.policy, who.sop_class, tuple(codes), syntax)
+        image: list[bytes | memoryview] = []
+        if element is not None and shape is not None:
+            allocated = int(looked.changes.get(0x00280100, shape.allocated))
+            image = pixels.native(looked.native, allocated) if looked.native else pixels.pieces(parsed, element, shape)
+        partial = self._write([head, *(piece for _, piece in described(elements, looked.changes)), *image])
         written = partial.read_bytes()
+        expected = selfcheck.Expected(
+            self.key, self.policy, who.sop_class, tuple(codes), syntax, looked.state == "blanked"
+        )
+        note = self._checked(source, written, expected, (parsed, element, shape, looked))
+        if note:
+            partial.unlink()
+            return Outcome(State.QUARANTINED, "SELF_CHECK", content=content, identity=who, note=note)
+        name = f"{context.patient}/{self.uid(who.series)}/{instance}.dcm"
+        row = self.row(written, who, counts, parsed, codes, looked)
+        return Outcome(State.DEIDENTIFIED, "", name, content, instance, context.patient, who, row, partial.name)
+
+    def _checked(
+        self,
+        source: bytes,
+        written: bytes,
+        expected: selfcheck.Expected,
+        pixel_work: tuple[Any, Any, Any, burned_in.Looked],
+    ) -> str:
+        """What the independent check found, "" where it found nothing."""
         try:
             selfcheck.check(source, written, expected)
         except selfcheck.Leak as leak:
-            partial.unlink()
-            return Outcome(State.QUARANTINED, "SELF_CHECK", content=content, identity=who, note=str(leak))
-        row = self.row(written, who, counts, parsed, codes)
-        return Outcome(State.DEIDENTIFIED, "", name, content, instance, context.patient, who, row, partial.name)
+            return str(leak)
+        parsed, element, shape, looked = pixel_work
+        if looked.state == "blanked":
+            at = written.rindex(looked.native)
+            if not burned_in.unchanged_outside(parsed, element, shape, written[at:], looked.mask):
+                return "pixels that differ where nothing was blanked"
+        return ""
 
     def cleaner(self, sop_class: str) -> Cleaner:
         if sop_class not in self.cleaners:
@@ -150,17 +192,41 @@ class Deidentifier:
         if HEAD.search(described.replace("_", " ")):
             raise Refused("HEAD_VOLUME")
 
-    def _image(self, parsed: Parsed, cleaner: Cleaner) -> list[bytes | memoryview]:
-        """The pixel data element's pieces; [] for a class that has no pixels."""
+    def _pixels(self, parsed: Parsed, cleaner: Cleaner) -> tuple[Element, pixels.Shape] | tuple[None, None]:
+        """The pixel data and its layout, as far as the class has any."""
         if pixels.PIXEL_DATA not in cleaner.rules:
-            return []
+            return None, None
         element = pixels.find(parsed)
         if element is None:
             parsed.warnings.append("NO_PIXELS")
-            return []
+            return None, None
         shape = pixels.shape(parsed, self.policy.max_megapixels * 1_000_000)
         pixels.check(parsed, element, shape)
-        return pixels.pieces(parsed, element, shape)
+        return element, shape
+
+    def _look(
+        self, parsed: Parsed, who: Identity, element: Element | None, shape: pixels.Shape | None, thoroughly: bool
+    ) -> burned_in.Looked:
+        """Every frame where the object is at risk; one in SAMPLE of the other images; nothing without option 113101."""
+        name = modules.name(who.sop_class)
+        if element is None or shape is None or CLEAN_PIXELS not in self.policy.options:
+            return burned_in.Looked("unchanged")
+        risk = burned_in.at_risk(parsed, name)
+        if not risk and name not in VOLUMES:
+            return burned_in.Looked("unchanged")
+        if not burned_in.available():
+            if risk:
+                raise Refused("TEXT_UNCHECKED")
+            return burned_in.Looked("unchanged")
+        if risk or thoroughly:
+            return burned_in.look(parsed, element, shape)
+        drawn = (
+            int.from_bytes(self.pseudonyms.digest("sample", who.instance.encode("latin-1"))[:8], "big") % SAMPLE == 0
+        )
+        if not drawn and shape.frames == 1 and parsed.text(0x00200013) != "1":
+            return burned_in.Looked("series sampled")
+        found = burned_in.sample(parsed, element, shape)
+        return burned_in.look(parsed, element, shape) if found else burned_in.Looked("series sampled")
 
     def _write(self, parts: list[bytes | memoryview]) -> Path:
         self.number += 1
@@ -173,7 +239,13 @@ class Deidentifier:
         return partial
 
     def row(
-        self, written: bytes, who: Identity, counts: Counter[str], parsed: Parsed, codes: list[str]
+        self,
+        written: bytes,
+        who: Identity,
+        counts: Counter[str],
+        parsed: Parsed,
+        codes: list[str],
+        looked: burned_in.Looked,
     ) -> dict[str, object]:
         """The manifest's row: no path, value, UID or hash of the source."""
         return {
@@ -182,7 +254,8 @@ class Deidentifier:
             "class": modules.name(who.sop_class),
             "series": self.pseudonyms.subject(self.uid(who.series)),
             "elements": {key: count for key, count in sorted(counts.items()) if count},
-            "pixels": "unchanged",
+            "pixels": looked.state,
+            "text": {"boxes": looked.boxes, "share": round(looked.share, 4)},
             "codes": codes,
             "warnings": parsed.warnings,
         }

@@ -83,11 +83,48 @@ def header(tag_length: int, vr: bytes) -> bytes:
     return struct.pack("<HH2s2xI", 0x7FE0, 0x0010, vr, tag_length)
 
 
+def comments(fragment: bytes) -> list[tuple[int, int]]:
+    """(start, end) of what a JPEG, JPEG-LS or JPEG 2000 stream says beside the image: comments and application
+    segments.
+
+    Adobe's APP14 and JPEG-LS's APP8 stay: they tell how to decode the colours.
+    """
+    found: list[tuple[int, int]] = []
+    here = 2
+    if fragment[:2] not in (b"\xff\xd8", b"\xff\x4f"):
+        return found
+    wavelets = fragment[1] == 0x4F
+    while here + 4 <= len(fragment) and fragment[here] == 0xFF and fragment[here + 1] not in (0xDA, 0x93, 0x90):
+        marker, length = fragment[here + 1], int.from_bytes(fragment[here + 2 : here + 4], "big")
+        said = marker == 0x64 if wavelets else marker == 0xFE or (0xE0 < marker <= 0xEF and marker not in (0xE8, 0xEE))
+        if said:  # the first bytes of a JPEG 2000 comment are its registration, not text
+            found.append((here + 4 + 2 * wavelets, min(here + 2 + length, len(fragment))))
+        here += 2 + length
+    return found
+
+
+def _silenced(data: bytes, start: int, end: int, fragments: list[tuple[int, int]]) -> bytes | memoryview:
+    """The fragments with zeros for what is said in them."""
+    ranges = [(a + x, a + y) for a, b in fragments[1:] for x, y in comments(data[a:b])]
+    if not ranges:
+        return memoryview(data)[start:end]
+    quiet = bytearray(data[start:end])
+    for a, b in ranges:
+        quiet[a - start : b - start] = bytes(b - a)
+    return bytes(quiet)
+
+
+def native(data: bytes, allocated: int) -> list[bytes | memoryview]:
+    """A pixel data element of new native bytes."""
+    padding = len(data) % 2
+    return [header(len(data) + padding, b"OW" if allocated > 8 else b"OB"), data, b"\0" * padding]
+
+
 def pieces(parsed: Parsed, element: Element, shape: Shape) -> list[bytes | memoryview]:
     """The pixel data element as it is written: its own bytes, and nothing that follows them in the file."""
     _, vr, start, end, fragments = element
     if fragments is not None:
-        return [header(0xFFFFFFFF, b"OB"), memoryview(parsed.data)[start:end]]
+        return [header(0xFFFFFFFF, b"OB"), _silenced(parsed.data, start, end, fragments)]
     length = shape.length
     data: bytes | memoryview = memoryview(parsed.data)[start : start + length]
     if parsed.big and shape.allocated > 8:

@@ -64,7 +64,7 @@ class Policy(Section):
     )
     max_file_mib: int = Field(default=2048, ge=1, description="largest file, MiB")
     max_megapixels: int = Field(default=4096, ge=1, description="most pixels of one object, frames included, millions")
-    seconds_per_file: int = Field(default=300, ge=1, description="time that one file may take, seconds")
+    seconds_per_file: int = Field(default=900, ge=1, description="time that one file may take, seconds")
     memory_mib: int = Field(default=8192, ge=512, description="address space of a worker process, MiB")
 
     @model_validator(mode="after")
@@ -114,5 +114,6 @@ def _rules() -> bytes:
         "values.py",
         "cleaner.py",
         "pixels.py",
+        "burned_in.py",
     ]
     return b"\0".join(folder.joinpath(name).read_bytes() for name in names)

@@ -156,6 +156,7 @@ class Run:
         self.total = sum(1 for _ in walk(os.fsencode(self.store.resolve())))
         with Pool(self.make, self.workers, self.policy.seconds_per_file, self.policy.memory_mib) as pool:
             self._commit_all(pool.outcomes(self._tasks()))
+            self._commit_all(pool.outcomes(self._series_with_text()))
         if not clean:
             self._sweep()
         self._close(begin)
@@ -163,7 +164,7 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------- what to do
 
-    def _tasks(self) -> Iterator[tuple[bytes, Input]]:
+    def _tasks(self) -> Iterator[tuple[tuple[bytes, bool], Input]]:
         """What children have to do.  Everything else is recorded on the way."""
         newest = (self.started - self.settle) * 1e9
         for item in walk(os.fsencode(self.store.resolve())):
@@ -182,7 +183,20 @@ class Run:
                 )
                 self._step()
             else:
-                yield item.path, item
+                yield (item.path, False), item
+
+    def _series_with_text(self) -> Iterator[tuple[tuple[bytes, bool], Input]]:
+        """The images of series whose sample held text: every one of them is looked at now."""
+        query = """
+            SELECT path, size, mtime_ns, inode, sealed FROM inputs WHERE out = :out AND rules = :rules
+            AND state = 'deidentified' AND row ->> 'pixels' = 'series sampled' AND row ->> 'series' IN (
+                SELECT row ->> 'series' FROM inputs WHERE out = :out AND rules = :rules AND row ->> 'pixels' = 'blanked')
+            """
+        known = {"out": self.number, "rules": self.rules}
+        for _, size, mtime_ns, inode, sealed in self.vault.db.execute(query, known).fetchall():
+            self.total += 1
+            path = os.fsencode(self.vault.open(sealed)["path"])
+            yield (path, True), Input(path, size, mtime_ns, inode)
 
     def _unchanged(self, item: Input, path: bytes) -> bool:
         query = "SELECT size, mtime_ns, inode, rules, state, code, name, row FROM inputs WHERE out = ? AND path = ?"
@@ -198,11 +212,11 @@ class Run:
 
     # --------------------------------------------------------------------------------------------------- what was done
 
-    def _commit_all(self, outcomes: Iterator[tuple[bytes, Input, Outcome]]) -> None:
+    def _commit_all(self, outcomes: Iterator[tuple[Input, Outcome]]) -> None:
         batch: list[tuple[Input, Outcome]] = []
         since = time.monotonic()
         self.vault.db.execute("BEGIN IMMEDIATE")
-        for _, item, outcome in outcomes:
+        for item, outcome in outcomes:
             batch.append((item, outcome))
             if len(batch) >= BATCH or time.monotonic() - since > LONGEST_BATCH:
                 self._commit(batch)

@@ -560,4 +560,32 @@ def _same_pixels(original: Original, out: list[Found]) -> None:
         return  # the padding byte of an odd number of pixels
     if len(new) == len(old) + 1 and new[:-1] == old and new[-1:] == b"\0":
         return
+    if len(new) == len(old) and new[:4] == b"\xfe\xff\0\xe0" and _quieted(old) == new:
+        return
     raise Leak("pixels that are not the original's", _PIXELS)
+
+
+def _quieted(old: bytes) -> bytes:
+    """Encapsulated pixel data with zeros in the comments of its streams: worked out by searching for their markers."""
+    new, here = bytearray(old), 0
+    while old[here : here + 4] == b"\xfe\xff\0\xe0":
+        size = int.from_bytes(old[here + 4 : here + 8], "little")
+        stream = here + 8
+        for found in re.finditer(rb"\xff([\x64\xe1-\xe7\xe9-\xed\xef\xfe])", old[stream : stream + size]):
+            at = stream + found.start()
+            wavelets = old[stream : stream + 2] == b"\xff\x4f"
+            if (found[1] == b"\x64") != wavelets or not _in_header(old, stream, at):
+                continue
+            first = at + 4 + 2 * wavelets
+            last = min(at + 2 + int.from_bytes(old[at + 2 : at + 4], "big"), stream + size)
+            new[first:last] = bytes(max(0, last - first))
+        here = stream + size
+    return bytes(new)
+
+
+def _in_header(data: bytes, stream: int, at: int) -> bool:
+    """Whether a marker at `at` is reached by walking the segments from the stream's start."""
+    here = stream + 2
+    while here < at and data[here] == 0xFF and data[here + 1] not in (0xDA, 0x93, 0x90):
+        here += 2 + int.from_bytes(data[here + 2 : here + 4], "big")
+    return here == at

@@ -43,6 +43,7 @@ CODES = {
     "PIXEL_LENGTH": "pixel data whose length is not rows × columns × samples × bits × frames",
     "PIXEL_BOMB": "more pixels than the policy's max_megapixels",
     "PIXELS_UNREADABLE": "pixel data that has to be looked at and does not decode",
+    "TEXT_UNCHECKED": "can hold burned-in text, and OCR is not installed: pip install 'fedvision[dicom]'",
     "TEXT_REMAINS": "text is still read in the pixels after they were blanked",
     "HEAD_VOLUME": "a volume of the head, from which a face can be rendered; the policy rejects them",
     "UID_CONFLICT": "two different files with one SOP instance UID; both are held back",

@@ -233,6 +233,4 @@ class Vault(Sealer):
 
 def sealed_input(vault: Vault, path: bytes, who: Identity | None) -> bytes:
     """What re-identification of an input gives: its path and, where they are known, its identifiers."""
-    return vault.seal(
-        {"path": os.fsdecode(path).encode("utf-8", "backslashreplace").decode(), **(asdict(who) if who else {})}
-    )
+    return vault.seal({"path": os.fsdecode(path), **(asdict(who) if who else {})})

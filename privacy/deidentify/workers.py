@@ -22,8 +22,8 @@ from privacy.deidentify.states import State
 BATCH = 8  # files sent to a child at once; more would only delay the order
 AHEAD = 64  # files per child that may be under way or waiting for their turn
 
-Handler = Callable[[bytes], Outcome]
-Task = tuple[int, bytes, Any]  # (number, path, what the caller wants back)
+Handler = Callable[[bytes, bool], Outcome]
+Task = tuple[int, tuple[bytes, bool], Any]  # (number, what the handler is called with, what the caller wants back)
 
 
 @dataclass
@@ -45,21 +45,22 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         handle = make()
         while True:
-            for path in pipe.recv():
-                pipe.send(handle(path))
+            for path, thoroughly in pipe.recv():
+                pipe.send(handle(path, thoroughly))
     finally:
         os._exit(70)
 
 
 class Pool:
-    """`count` children.  `outcomes(tasks)` gives (path, extra, outcome) in the order of the tasks."""
+    """`count` children.  `outcomes(tasks)` takes ((path, thoroughly), extra) and gives (extra, outcome)
+    in their order."""
 
     def __init__(self, make: Callable[[], Handler], count: int, seconds: float, memory_mib: int):
         self.make, self.count, self.seconds, self.memory = make, count, seconds, memory_mib << 20
         self.context = multiprocessing.get_context("fork")
         self.children: list[_Child] = []
         self.waiting: deque[Task] = deque()
-        self.ready: dict[int, tuple[bytes, Any, Outcome]] = {}
+        self.ready: dict[int, tuple[Any, Outcome]] = {}
 
     def __enter__(self) -> "Pool":
         self.children = [self._start() for _ in range(self.count)]
@@ -82,7 +83,7 @@ class Pool:
         child.process.join()
         child.pipe.close()
 
-    def outcomes(self, tasks: Iterable[tuple[bytes, Any]]) -> Iterator[tuple[bytes, Any, Outcome]]:
+    def outcomes(self, tasks: Iterable[tuple[tuple[bytes, bool], Any]]) -> Iterator[tuple[Any, Outcome]]:
         source = enumerate(tasks)
         following, issued, more = 0, 0, True
         while True:
@@ -130,8 +131,8 @@ class Pool:
                 self._replace(child, "TIMEOUT")
 
     def _answer(self, child: _Child, outcome: Outcome) -> None:
-        number, path, extra = child.busy.popleft()
-        self.ready[number] = (path, extra, outcome)
+        number, _, extra = child.busy.popleft()
+        self.ready[number] = (extra, outcome)
         child.since = time.monotonic()
 
     def _replace(self, child: _Child, code: str) -> None:

@@ -152,7 +152,7 @@ def test_after_kill_9_a_second_run_gives_what_an_undisturbed_one_gives(tmp_path)
     assert not verify(tmp_path / "out").findings and not list((tmp_path / "out" / ".partial").glob("*.part"))
 
 
-def sleepy(path: bytes) -> Outcome:
+def sleepy(path: bytes, thoroughly: bool) -> Outcome:
     if path == b"hangs":
         time.sleep(60)
     if path == b"dies":
@@ -167,7 +167,7 @@ def sleepy(path: bytes) -> Outcome:
 def test_a_file_that_hangs_dies_or_raises_costs_itself_alone_and_the_order_stays(capfd):
     paths = [b"a", b"hangs", b"b", b"dies", b"c", b"raises", b"eats", *(b"%d" % n for n in range(40))]
     with Pool(lambda: sleepy, 2, 1.0, 1024) as pool:
-        outcomes = [(path, outcome.code) for path, _, outcome in pool.outcomes((path, None) for path in paths)]
+        outcomes = [(path, outcome.code) for path, outcome in pool.outcomes(((path, False), path) for path in paths)]
     assert [path for path, _ in outcomes] == paths
     codes = {path: code for path, code in outcomes if code}
     assert codes == {b"hangs": "TIMEOUT", b"dies": "CRASHED", b"raises": "CRASHED", b"eats": "CRASHED"}
