@@ -60,14 +60,14 @@ def at_risk(parsed: Parsed, name: str) -> bool:
     return not original or parsed.text(0x00280301) == "YES" or bool(parsed.text(0x00080064))
 
 
-def look(parsed: Parsed, element: Element, shape: Shape) -> Looked:
+def look(parsed: Parsed, name: str, element: Element, shape: Shape) -> Looked:
     """Look at every frame, blank what is found.  Refused where the pixels do not decode, or text stays."""
     import numpy as np
 
     if min(shape.rows, shape.columns) < SMALLEST_TEXT:
         return Looked("checked")
     stored, about = decoded(parsed, element, shape)
-    mask = outside_regions(parsed, shape)
+    mask = outside_regions(parsed, shape) if name == "US" else np.zeros((shape.rows, shape.columns), bool)
     seen = Views(parsed, shape, about)
     boxes = 0
     for frame in _chosen(stored, np):
@@ -182,7 +182,7 @@ def description(parsed: Parsed, element: Element, shape: Shape) -> Any:
         (0x00280103, "PixelRepresentation", 0),
         (0x00280006, "PlanarConfiguration", 0),
     ):
-        value = value_of(parsed, tag)
+        value = parsed.value(tag)
         number = int.from_bytes(value[:2], "big" if parsed.big else "little") if len(value) == 2 else default
         if keyword != "PlanarConfiguration" or shape.samples > 1:
             setattr(dataset, keyword, number)
@@ -192,10 +192,6 @@ def description(parsed: Parsed, element: Element, shape: Shape) -> Any:
     dataset["PixelData"].is_undefined_length = syntax in ENCAPSULATED
     dataset._read_charset = "utf-8"  # type: ignore[attr-defined]
     return dataset
-
-
-def value_of(parsed: Parsed, tag: int) -> bytes:
-    return next((parsed.data[start:end] for found, _, start, end, _ in parsed.elements if found == tag), b"")
 
 
 def blanked(frame: Any, mask: Any, seen: "Views") -> Any:
@@ -210,8 +206,8 @@ def outside_regions(parsed: Parsed, shape: Shape) -> Any:
     import numpy as np
 
     mask = np.zeros((shape.rows, shape.columns), bool)
-    sequence = next((element for element in parsed.elements if element[0] == 0x00186011 and element[4]), None)
-    if sequence is None:
+    sequence = parsed.top.get(0x00186011)
+    if sequence is None or not sequence[4]:
         return mask
     inside = np.zeros_like(mask)
     for item in sequence[4]:
@@ -239,8 +235,8 @@ class Views:
                 (0, 128, 128) if shape.allocated == 8 else (0, 1 << (shape.allocated - 1), 1 << (shape.allocated - 1))
             )
         elif self.photometric == "MONOCHROME1":
-            stored = int.from_bytes(value_of(parsed, 0x00280101)[:2], "big" if parsed.big else "little")
-            signed = value_of(parsed, 0x00280103)[:2].strip(b"\0") != b""
+            stored = int.from_bytes(parsed.value(0x00280101)[:2], "big" if parsed.big else "little")
+            signed = parsed.value(0x00280103)[:2].strip(b"\0") != b""
             self.black = (1 << (stored - 1 if signed else stored)) - 1
         elif self.palette is not None:
             self.black = int(self.palette.sum(axis=1, dtype=int).argmin())
@@ -280,7 +276,7 @@ def _palette(parsed: Parsed) -> Any:
 
     columns = []
     for tag in (0x00281201, 0x00281202, 0x00281203):
-        data, descriptor = value_of(parsed, tag), value_of(parsed, tag - 0x100)
+        data, descriptor = parsed.value(tag), parsed.value(tag - 0x100)
         entries = int.from_bytes(descriptor[:2], "big" if parsed.big else "little") or 65536
         if len(data) >= 2 * entries:
             columns.append((np.frombuffer(data[: 2 * entries], ">u2" if parsed.big else "<u2") >> 8).astype(np.uint8))
@@ -325,12 +321,17 @@ def _starts(length: int) -> list[int]:
     return [0] if length <= TILE else [*range(0, length - TILE, TILE - OVERLAP), length - TILE]
 
 
+def _enlarged(tile: Any, side: int) -> int:
+    """The side to enlarge to, at most four times what there is: blown up further, noise looks like letters."""
+    return next((size for size in (128, 256, 512) if 4 * min(tile.shape[:2]) <= size), side)
+
+
 def _in_tile(tile: Any, side: int) -> list[Box]:
     import numpy as np
 
     if int(tile.max()) - int(tile.min()) < 8:
         return []
-    engine = _engine(side)
+    engine = _engine(_enlarged(tile, side))
     boxes = engine(np.ascontiguousarray(tile[..., ::-1]), use_det=True, use_cls=False, use_rec=False).boxes
     found = []
     for corners in boxes if boxes is not None else []:

@@ -35,6 +35,9 @@ class Identity:
     patient: str
     issuer: str
 
+    def as_json(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -87,6 +90,7 @@ class Deidentifier:
         self.pseudonyms, self.rule_set = Pseudonyms(key), rule_set(policy)
         self.cleaners: dict[str, Cleaner] = {}
         self.number, self.mark = 0, secrets.token_hex(6)
+        self.known: set[tuple[int, bytes, bytes]] = set()  # the self-check's own memory
 
     def __call__(self, path: bytes, thoroughly: bool = False) -> Outcome:
         """The outcome for the file at `path`; a checked copy lies at `outcome.partial`, to be renamed.
@@ -132,10 +136,9 @@ class Deidentifier:
         if element is not None and shape is not None:
             allocated = int(looked.changes.get(0x00280100, shape.allocated))
             image = pixels.native(looked.native, allocated) if looked.native else pixels.pieces(parsed, element, shape)
-        partial = self._write([head, *(piece for _, piece in described(elements, looked.changes)), *image])
-        written = partial.read_bytes()
+        partial, written = self._write([head, *(piece for _, piece in described(elements, looked.changes)), *image])
         expected = selfcheck.Expected(
-            self.key, self.policy, who.sop_class, tuple(codes), syntax, looked.state == "blanked"
+            self.key, self.policy, who.sop_class, tuple(codes), syntax, looked.state == "blanked", self.known
         )
         note = self._checked(source, written, expected, (parsed, element, shape, looked))
         if note:
@@ -219,24 +222,27 @@ class Deidentifier:
                 raise Refused("TEXT_UNCHECKED")
             return burned_in.Looked("unchanged")
         if risk or thoroughly:
-            return burned_in.look(parsed, element, shape)
+            return burned_in.look(parsed, name, element, shape)
         drawn = (
             int.from_bytes(self.pseudonyms.digest("sample", who.instance.encode("latin-1"))[:8], "big") % SAMPLE == 0
         )
         if not drawn and shape.frames == 1 and parsed.text(0x00200013) != "1":
             return burned_in.Looked("series sampled")
         found = burned_in.sample(parsed, element, shape)
-        return burned_in.look(parsed, element, shape) if found else burned_in.Looked("series sampled")
+        return burned_in.look(parsed, name, element, shape) if found else burned_in.Looked("series sampled")
 
-    def _write(self, parts: list[bytes | memoryview]) -> Path:
+    def _write(self, parts: list[bytes | memoryview]) -> tuple[Path, bytes]:
+        """A new file without a name, and what is read back from it."""
         self.number += 1
         partial = self.out / ".partial" / f"{self.mark}-{self.number}.part"
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for part in (b"".join(parts[:-3]), *parts[-3:]) if len(parts) > 3 else parts:
-                while len(part):
-                    part = part[file.write(part) :]
-        return partial
+        whole = [b"".join(parts[:-3]), *parts[-3:]] if len(parts) > 3 else parts
+        size = sum(map(len, whole))
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            done = os.writev(descriptor, whole)
+            if done < size:
+                file.write(b"".join(whole)[done:])
+            return partial, os.pread(descriptor, size + 1, 0)
 
     def row(
         self,

@@ -30,18 +30,19 @@ class Shape:
 
 def find(parsed: Parsed) -> Element | None:
     """The object's pixel data element, None where it has none."""
-    return next((element for element in reversed(parsed.elements) if element[0] == PIXEL_DATA), None)
+    return parsed.top.get(PIXEL_DATA)
 
 
 def _number(parsed: Parsed, tag: int, default: int) -> int:
-    for found, vr, start, end, _ in parsed.elements:
-        if found == tag:
-            value = parsed.data[start:end]
-            if vr == b"IS" or tag == 0x00280008:
-                text = value.strip(b" \0")
-                return int(text) if re.fullmatch(rb"\d{1,9}", text) else default if not text else -1
-            return struct.unpack((">" if parsed.big else "<") + "H", value)[0] if len(value) == 2 else -1
-    return default
+    """The number at `tag`, -1 where what is there is none."""
+    element = parsed.top.get(tag)
+    if element is None:
+        return default
+    value = parsed.value(tag)
+    if element[1] == b"IS" or tag == 0x00280008:
+        text = value.strip(b" \0")
+        return int(text) if re.fullmatch(rb"\d{1,9}", text) else default if not text else -1
+    return struct.unpack((">" if parsed.big else "<") + "H", value)[0] if len(value) == 2 else -1
 
 
 def shape(parsed: Parsed, most_pixels: int) -> Shape:

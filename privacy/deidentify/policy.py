@@ -75,9 +75,7 @@ class Policy(Section):
         if "113102" in chosen:
             raise ValueError("options: 113102 needs a program that removes faces, and there is none here; leave it out")
         for code in sorted(chosen & {"113103", "113104"}):
-            raise ValueError(
-                f"options: {code} ({MEANINGS[code]}) cleans graphics or reports, which are not passed at all; leave it out"
-            )
+            raise ValueError(f"options: {code} ({MEANINGS[code]}) cleans what is not passed at all; leave it out")
         if self.head_volumes == "allow" and not self.head_volumes_reason.strip():
             raise ValueError("head_volumes = allow needs head_volumes_reason, which goes into the manifest")
         return self

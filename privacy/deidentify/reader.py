@@ -44,15 +44,19 @@ class Parsed:
     big: bool = False
     tail: int = 0
     warnings: list[str] = field(default_factory=list)
+    top: dict[int, Element] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.top = {element[0]: element for element in self.elements}
+
+    def value(self, tag: int) -> bytes:
+        """The top-level value of `tag`, b"" where it is absent."""
+        element = self.top.get(tag)
+        return self.data[element[2] : element[3]] if element is not None else b""
 
     def text(self, tag: int) -> str:
         """The top-level value of `tag`, stripped, as Latin-1; "" where it is absent."""
-        for found, _, start, end, _ in self.elements:
-            if found == tag:
-                return self.data[start:end].decode("latin-1").strip(" \0")
-            if found > tag:
-                break
-        return ""
+        return self.value(tag).decode("latin-1").strip(" \0")
 
 
 def parse(source: bytes) -> Parsed:
@@ -193,12 +197,16 @@ class Scan:
             raise Refused("TOO_MANY_ELEMENTS")
         if position + 8 > end:
             raise Refused("TRUNCATED")
+        if not implicit:
+            group, number, vr, length = self.explicit(self.data, position)
+            after = position + 8 + length
+            if vr in SHORT and after <= end and group != 0xFFFE:  # nearly all of them
+                return (group << 16 | number, vr, position + 8, after, None), after
         if implicit:
             group, number, length = self.implicit(self.data, position)
             tag, start = group << 16 | number, position + 8
             vr = dictionary_vr(tag) if group != 0xFFFE else b"\0\0"
         else:
-            group, number, vr, length = self.explicit(self.data, position)
             tag, start = group << 16 | number, position + 8
             if vr in LONG:
                 if position + 12 > end:

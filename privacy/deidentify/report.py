@@ -57,7 +57,7 @@ def _page(
     ]
     parts = [
         "<h1>DICOM de-identification</h1>",
-        f'<p class="lead">{summary["inputs"]:,} inputs, {summary["outputs"]:,} files ({size / 1e6:,.1f} MB) in the output. '
+        f'<p class="lead">{summary["inputs"]:,} inputs, {summary["outputs"]:,} outputs ({size / 1e6:,.1f} MB). '
         f"{escape(summary['standard'])}, rules <code>{escape(summary['rule_set'][:16])}</code>.</p>",
         _bar(states),
         "<h2>Every input in one state</h2>",

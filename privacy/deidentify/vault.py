@@ -15,7 +15,6 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -233,4 +232,4 @@ class Vault(Sealer):
 
 def sealed_input(vault: Vault, path: bytes, who: Identity | None) -> bytes:
     """What re-identification of an input gives: its path and, where they are known, its identifiers."""
-    return vault.seal({"path": os.fsdecode(path), **(asdict(who) if who else {})})
+    return vault.seal({"path": os.fsdecode(path), **(who.as_json() if who else {})})
