@@ -10,7 +10,6 @@ the disk takes is shown apart.  CPU times are user + system, of this process and
 
 import argparse
 import hashlib
-import json
 import os
 import resource
 import shutil

@@ -158,7 +158,7 @@ class Scan:
             try:
                 element, after = self.element(position, end, 0, implicit)
             except Refused:
-                if last >= PIXEL_DATA or not any(memoryview(self.data)[position:]):
+                if any(found[0] == PIXEL_DATA for found in elements) or not any(memoryview(self.data)[position:]):
                     self.tail = end - position
                     break
                 raise

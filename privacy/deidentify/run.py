@@ -146,6 +146,7 @@ class Run:
         self.summary = Summary()
         self.done = self.total = 0
         self.folders: set[Path] = set()
+        self.before: dict[bytes, str] = {}  # the names that inputs under way had before
         self.started = time.time()
 
     def go(self) -> Summary:
@@ -178,6 +179,7 @@ class Run:
                 self._record(item, path, Outcome(state, "UNREADABLE" if state == State.QUARANTINED else item.kind))
                 self._step()
             elif self._unchanged(item, path):
+                self.before.pop(path, None)
                 self.vault.db.execute(
                     "UPDATE inputs SET run = ? WHERE out = ? AND path = ?", (self.run, self.number, path)
                 )
@@ -201,6 +203,8 @@ class Run:
     def _unchanged(self, item: Input, path: bytes) -> bool:
         query = "SELECT size, mtime_ns, inode, rules, state, code, name, row FROM inputs WHERE out = ? AND path = ?"
         row = self.vault.db.execute(query, (self.number, path)).fetchone()
+        if row is not None and row[6]:
+            self.before[path] = row[6]
         if row is None or row[:4] != (item.size, item.mtime_ns, item.inode, self.rules):
             return False
         if row[4] == State.DEIDENTIFIED:
@@ -285,11 +289,9 @@ class Run:
 
     def _forget(self, path: bytes, name: str) -> None:
         """Take away what an earlier run made of a file that has changed since."""
-        row = self.vault.db.execute(
-            "SELECT name FROM inputs WHERE out = ? AND path = ?", (self.number, path)
-        ).fetchone()
-        if row and row[0] and row[0] != name:
-            (self.out / row[0]).unlink(missing_ok=True)
+        old = self.before.pop(path, "")
+        if old and old != name:
+            (self.out / old).unlink(missing_ok=True)
 
     def _name(self, part: Path, outcome: Outcome) -> None:
         target = self.out / outcome.name

@@ -204,7 +204,7 @@ class Original:
             tag = group << 16 | number
             if only and group != only:
                 return here
-            if not implicit and vr in _NARROW:
+            if not implicit and vr in _NARROW and group != 0xFFFE:
                 here += 8
                 what = _what(tag, vr)
                 if what:
