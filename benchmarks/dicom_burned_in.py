@@ -2,8 +2,10 @@
 
     python benchmarks/dicom_burned_in.py FILE...
 
-For each file: what rapidocr and tesseract (where installed) read in the original's first, middle and last frame is the truth,
-as far as it has four letters or digits; what they read in the copy is what is left.  A string is left if one that is read in
+For each file: what rapidocr and tesseract (where installed) read in the original's first, middle and last frame is
+the truth,
+as far as it has four letters or digits; what they read in the copy is what is left.  A string is left if one that is
+read in
 the copy is within one edit of it.  Also said: the share of the image that was blanked, and CPU seconds.
 """
 
@@ -77,7 +79,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         (out / ".partial").mkdir()
-        deidentifier = Deidentifier(bytes(range(32)), Policy(head_volumes="allow", head_volumes_reason="benchmark"), out)
+        deidentifier = Deidentifier(
+            bytes(range(32)), Policy(head_volumes="allow", head_volumes_reason="benchmark"), out
+        )
         for path in arguments.files:
             begin = time.process_time()
             outcome = deidentifier(str(path).encode())
@@ -89,7 +93,8 @@ def main() -> None:
             remaining = sorted(word for word in truth if any(near(word, other) for other in after))
             left += len(remaining)
             share = outcome.row["text"]["share"]  # type: ignore[index]
-            print(f"{path.name}: {len(truth)} strings, {len(remaining)} left {remaining}, {share:.0%} blanked, {seconds:.1f} s CPU")
+            print(f"{path.name}: {len(truth)} strings, {len(remaining)} left {remaining}; ", end="")
+            print(f"{share:.0%} blanked, {seconds:.1f} s CPU", flush=True)
     print(f"{left} strings left")
     sys.exit(left > 0)
 

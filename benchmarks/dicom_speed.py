@@ -3,8 +3,10 @@
     python benchmarks/dicom_speed.py [--peers PYTHON] [--rtstruct FILE] [--files N]
 
 --peers is a Python with dicognito and deid installed (they need a pydicom of their own); without it they are left out.
-The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who reads, hashes
-in and out, and writes.  Ours is all of it: children, self-check, comparison of pixels, ledger and manifest; what waiting for
+The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who
+reads, hashes
+in and out, and writes.  Ours is all of it: children, self-check, comparison of pixels, ledger and manifest; what
+waiting for
 the disk takes is shown apart.  CPU times are user + system, of this process and its children.
 """
 
@@ -14,7 +16,6 @@ import os
 import resource
 import shutil
 import subprocess
-
 import tempfile
 import time
 from collections.abc import Callable
@@ -101,7 +102,8 @@ def floor(source: Path, target: Path) -> float:
 
 
 def ours(source: Path, place: Path, workers: int) -> tuple[float, float, float]:
-    """CPU seconds a file, wall seconds a file, seconds a file spent waiting for the disk.  The start of Python, the imports
+    """CPU seconds a file, wall seconds a file, seconds a file spent waiting for the disk.  The start of Python, the
+    imports
     and the start of the children are a constant, measured with one file and taken away."""
     from privacy.deidentify.policy import Policy
     from privacy.deidentify.run import deidentify
@@ -156,9 +158,7 @@ def main() -> None:
                 measured[name] = peer(arguments.peers, name, source, place / name)
             for name, seconds in measured.items():
                 print(f"{title:14} {name:10} {1000 * seconds:8.2f} ms CPU a file, {seconds / one:6.2f} × ours")
-            print(
-                f"{title:14} ours is {one / measured['floor']:.2f} × the floor; disk {1000 * waiting:.2f} ms a file apart"
-            )
+            print(f"{title:14} ours is {one / measured['floor']:.2f} × the floor; disk apart: {1000 * waiting:.2f} ms")
             if title != "RTSTRUCT":
                 (place / "two").mkdir()
                 _, faster, _ = ours(source, place / "two", 2)

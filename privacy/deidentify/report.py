@@ -14,7 +14,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 
 p.lead { color: #51606f; margin-top: 0 }
 table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px
 solid #dde3ea; vertical-align: top }
-th { font-weight: 600; color: #51606f } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
+th { font-weight: 600; color: #51606f } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 nowrap }
 tr.sum td { font-weight: 600; border-top: 2px solid #9fb0c0 } code { font-size: .9em; overflow-wrap: anywhere }
 .bar { display: flex; height: 1.1rem; border-radius: .3rem; overflow: hidden; margin: 1rem 0 }
@@ -108,7 +108,11 @@ def _bar(states: dict[str, int]) -> str:
 def _table(rows: list[tuple[Any, ...]], columns: list[str], total: int | None = None) -> str:
     if not rows:
         return "<p>None.</p>"
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    numbers = [isinstance(cell, int) for cell in rows[0]]
+    head = "".join(
+        f"<th{' class=n' if number else ''}>{escape(column)}</th>"
+        for column, number in zip(columns, numbers, strict=True)
+    )
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
     last = f'<tr class="sum"><td>all</td>{_cell(total)}</tr>' if total is not None else ""
     return f"<table><tr>{head}</tr>{body}{last}</table>"

@@ -190,9 +190,11 @@ class Run:
     def _series_with_text(self) -> Iterator[tuple[tuple[bytes, bool], Input]]:
         """The images of series whose sample held text: every one of them is looked at now."""
         query = """
-            SELECT path, size, mtime_ns, inode, sealed FROM inputs WHERE out = :out AND rules = :rules
-            AND state = 'deidentified' AND row ->> 'pixels' = 'series sampled' AND row ->> 'series' IN (
-                SELECT row ->> 'series' FROM inputs WHERE out = :out AND rules = :rules AND row ->> 'pixels' = 'blanked')
+            SELECT path, size, mtime_ns, inode, sealed FROM inputs
+            WHERE out = :out AND rules = :rules AND state = 'deidentified' AND row ->> 'pixels' = 'series sampled'
+            AND row ->> 'series' IN (
+                SELECT row ->> 'series' FROM inputs
+                WHERE out = :out AND rules = :rules AND row ->> 'pixels' = 'blanked')
             """
         known = {"out": self.number, "rules": self.rules}
         for _, size, mtime_ns, inode, sealed in self.vault.db.execute(query, known).fetchall():
@@ -364,6 +366,7 @@ class Run:
             yield {"name": name, **json.loads(row)}
 
     def _head(self, digest: str) -> dict[str, Any]:
+        looked = "SELECT row ->> 'pixels', COUNT(*) FROM inputs WHERE out = ? AND state = 'deidentified' GROUP BY 1"
         return {
             "standard": EDITION,
             "profile": {code: MEANINGS[code] for code in self.policy.codes},
@@ -371,6 +374,7 @@ class Run:
             "rule_set": rule_set(self.policy),
             "key_id": self.vault.key_id,
             "manifest_sha256": digest,
+            "pixels": dict(self.vault.db.execute(looked, (self.number,)).fetchall()),
         }
 
 

@@ -13,25 +13,19 @@ characters or more may stand in what is neither number nor vocabulary, nor in bi
 import hashlib
 import hmac
 import re
-import struct
-import zlib
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
-from typing import Any
 
 from privacy.deidentify import terms
 from privacy.deidentify.modules import words
+from privacy.deidentify.original import PIXELS, WIDE, Found, Leak, Original, same_pixels, sealed
 from privacy.deidentify.policy import MEANINGS, Policy
 from privacy.deidentify.profile import safe_private
 
-_TEXT = frozenset(b"AE AS CS DA DT LO LT PN SH ST TM UC UI UR UT".split())
 _BINARY = {b"US": 2, b"SS": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"AT": 4, b"UV": 8, b"SV": 8}
-_WIDE = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_NARROW = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _MARKS = frozenset([0x00120062, 0x00120063, 0x00120064, 0x00280301, 0x00280303])
 _META = [0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013]
-_PIXELS = 0x7FE00010
 _NUMBER = re.compile(rb"[ +-]*[0-9.]+(?:[eE][+-]?[0-9]+)? *")
 _FREE = frozenset(
     [
@@ -43,15 +37,6 @@ _FREE = frozenset(
         "InstitutionalDepartmentName",
     ]
 )
-
-Found = tuple[int, bytes, bytes, tuple[int, ...]]  # tag, VR, value, tags of the sequences around it
-
-
-class Leak(Exception):
-    """What the check found, in words without a value: which rule, and at which tag."""
-
-    def __init__(self, reason: str, tag: int = 0):
-        super().__init__(f"{reason} at ({tag >> 16:04X},{tag & 0xFFFF:04X})" if tag else reason)
 
 
 @dataclass(frozen=True)
@@ -74,8 +59,8 @@ def check(source: bytes, written: bytes, expected: Expected) -> None:
     judge = _Judge(original, expected, _names(expected.sop_class))
     _elements(out, judge, expected)
     judge.nothing_original()
-    if not expected.pixels_touched and _PIXELS in judge.names:
-        _same_pixels(original, out)
+    if not expected.pixels_touched and PIXELS in judge.names:
+        same_pixels(original, out)
 
 
 def _elements(out: list[Found], judge: "_Judge", expected: Expected) -> None:
@@ -87,7 +72,7 @@ def _elements(out: list[Found], judge: "_Judge", expected: Expected) -> None:
                 raise Leak("a private element", tag)
         elif tag not in judge.names and not (tag in _MARKS and not around) and 0x00120064 not in around:
             raise Leak("an element outside the allow-list", tag)
-        if vr != b"SQ" and tag != _PIXELS and (tag, vr, value) not in expected.known:
+        if vr != b"SQ" and tag != PIXELS and (tag, vr, value) not in expected.known:
             judge.element(tag, vr, value, around)
 
 
@@ -129,11 +114,11 @@ def _explicit(data: bytes, here: int, end: int, around: tuple[int, ...], found: 
     while here < end:
         tag = data[here] << 16 | data[here + 1] << 24 | data[here + 2] | data[here + 3] << 8
         vr = data[here + 4 : here + 6]
-        wide = vr in _WIDE
+        wide = vr in WIDE
         size = int.from_bytes(data[here + 8 : here + 12] if wide else data[here + 6 : here + 8], "little")
         here += 12 if wide else 8
-        if tag == _PIXELS and size == 0xFFFFFFFF:
-            size = _sealed(data, here) - here
+        if tag == PIXELS and size == 0xFFFFFFFF:
+            size = sealed(data, here) - here
         if here + size > end:
             raise Leak("a length past the end", tag)
         if vr == b"SQ":
@@ -153,147 +138,6 @@ def _explicit_items(data: bytes, here: int, end: int, around: tuple[int, ...], f
             raise Leak("a length past the end", around[-1])
         _explicit(data, here + 8, here + 8 + size, around, found)
         here += 8 + size
-
-
-def _sealed(data: bytes, here: int) -> int:
-    """Where encapsulated pixel data ends."""
-    while data[here : here + 4] == b"\xfe\xff\0\xe0":
-        here += 8 + int.from_bytes(data[here + 4 : here + 8], "little")
-    if data[here : here + 4] != b"\xfe\xff\xdd\xe0":
-        raise Leak("encapsulated pixel data without an end")
-    return here + 8
-
-
-# ------------------------------------------------------------------------------------------------------ the original
-
-
-class Original:
-    """Every value of the original file, private, unknown and nested ones included, by kinds."""
-
-    def __init__(self, source: bytes):
-        self.texts: set[bytes] = set()
-        self.uids: set[bytes] = set()
-        self.days: set[bytes] = set()
-        self.times: set[bytes] = set()
-        self.stamps: set[bytes] = set()
-        self.pixels = b""
-        self.first: dict[int, bytes] = {}
-        self.big = False
-        if source[128:132] == b"DICM":
-            self._preamble(source[:128])
-            start = self._walk(source, 132, len(source), False, 2)
-            syntax = self.first.get(0x00020010, b"").rstrip(b"\0 ")
-            source, start = (
-                (zlib.decompressobj(-15).decompress(source[start:]), 0)
-                if syntax.endswith(b".1.99")
-                else (source, start)
-            )
-            self.big = syntax == b"1.2.840.10008.1.2.2"
-            self._walk(source, start, len(source), syntax == b"1.2.840.10008.1.2", 0)
-        else:
-            self._walk(source, 0, len(source), not source[4:6].isalpha(), 0)
-
-    def _preamble(self, preamble: bytes) -> None:
-        self.texts.update(part for part in re.split(rb"[^ -~]+", preamble) if len(part.strip()) >= 4)
-
-    def _walk(self, data: bytes, here: int, end: int, implicit: bool, only: int, depth: int = 0) -> int:
-        order: Any = "big" if self.big else "little"
-        head = struct.Struct(">HH2sH" if self.big else "<HH2sH").unpack_from
-        while here + 8 <= end:
-            group, number, vr, size = head(data, here)
-            tag = group << 16 | number
-            if only and group != only:
-                return here
-            if not implicit and vr in _NARROW and group != 0xFFFE:
-                here += 8
-                what = _what(tag, vr)
-                if what:
-                    self._note(what, tag, data[here : here + size], depth)
-                here += size
-                continue
-            if tag in (0xFFFEE00D, 0xFFFEE0DD):
-                return here + 8
-            if tag == 0xFFFEE000:
-                size = int.from_bytes(data[here + 4 : here + 8], order)
-                here = self._walk(data, here + 8, end if size == _OPEN else here + 8 + size, implicit, 0, depth)
-                continue
-            vr, size, here = self._head(data, here, tag, implicit, order)
-            if tag == _PIXELS and depth == 0:
-                after = _sealed(data, here) if size == _OPEN else here + size
-                self.pixels = data[here:after]
-                self.texts.update(_strings(data[after : after + 4096], 4))
-                return end  # what follows is never written; it is no element of the object
-            if vr == b"SQ" or size == _OPEN or (vr == b"UN" and _dictionary(tag) == b"SQ"):
-                inner = implicit or vr == b"UN"
-                here = self._walk(data, here, end if size == _OPEN else here + size, inner, 0, depth + 1)
-                continue
-            self._note(_what(tag, vr), tag, data[here : here + size] if size < 70_000 else b"", depth)
-            here += size
-        return max(here, end) if end < len(data) else here
-
-    @staticmethod
-    def _head(data: bytes, here: int, tag: int, implicit: bool, order: Any) -> tuple[bytes, int, int]:
-        if implicit:
-            return _dictionary(tag), int.from_bytes(data[here + 4 : here + 8], order), here + 8
-        vr = data[here + 4 : here + 6]
-        if vr in _WIDE:
-            return vr, int.from_bytes(data[here + 8 : here + 12], order), here + 12
-        return vr, int.from_bytes(data[here + 6 : here + 8], order), here + 8
-
-    def _note(self, what: int, tag: int, value: bytes, depth: int) -> None:
-        if what & _ASKED and depth == 0:
-            self.first.setdefault(tag, value)
-        if what & _OPAQUE:
-            self.texts.update(_strings(value[:4096], 6))
-        if not what & _WORDS:
-            return
-        for part in value.split(b"\\") if b"\\" in value else (value,):
-            part = part.strip(b" \0")
-            if what & _UIDS:
-                self.uids.add(part)
-            if what & _DAYS:
-                self.days.add(part)
-            if what & _TIMES:
-                self.times.add(part)
-            if what & _STAMPS:
-                self.stamps.add(part)
-            if len(part) >= 4:
-                self.texts.add(part)
-                if what & _NAMES:
-                    self.texts.update(word for word in re.split(rb"[\^= ,]+", part) if len(word) >= 4)
-
-
-_WORDS, _UIDS, _DAYS, _TIMES, _STAMPS, _NAMES, _OPAQUE, _ASKED = (1 << bit for bit in range(8))
-_OPEN = 0xFFFFFFFF  # an undefined length
-_QUESTIONS = frozenset([0x00020010, 0x00080030, 0x00100010, 0x00100020, 0x00100021, 0x0020000D, 0x00280100])
-
-
-def _strings(value: bytes, least: int) -> list[bytes]:
-    """Runs of printable characters in bytes of unknown meaning."""
-    return [part for part in re.findall(rb"[ -\xff]{%d,64}" % least, value) if part.strip()]
-
-
-@cache
-def _what(tag: int, vr: bytes) -> int:
-    """What the values of an attribute are, by its VR in the file and by the one it should have."""
-    known = _dictionary(tag)
-    kinds = {b"UI": _UIDS, b"DA": _DAYS, b"TM": _TIMES, b"DT": _STAMPS, b"PN": _NAMES}
-    what = _ASKED if tag in _QUESTIONS else 0
-    if vr == b"UN" and known not in _TEXT:
-        return what | _OPAQUE
-    if vr in _TEXT or known in _TEXT:
-        what |= _WORDS | kinds.get(vr, 0) | kinds.get(known, 0)
-    return what
-
-
-@cache
-def _dictionary(tag: int) -> bytes:
-    from pydicom._dicom_dict import DicomDictionary
-
-    if tag >> 16 & 1:
-        return b"LO" if 0x10 <= tag & 0xFFFF <= 0xFF else b"UN"
-    entry = DicomDictionary.get(tag)
-    return entry[0][:2].encode() if entry else b"UN"
 
 
 @cache
@@ -582,49 +426,3 @@ def _written(microseconds: int, fraction: bool) -> bytes:
     seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
     text = f"{seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}"
     return (text + f".{rest:06}" if fraction else text).encode()
-
-
-def _same_pixels(original: Original, out: list[Found]) -> None:
-    """Equal pixel data: byte for byte, or, from big endian, word for word."""
-    new = next((value for tag, _, value, around in out if tag == _PIXELS and not around), b"")
-    old = original.pixels
-    if original.big and int.from_bytes(original.first.get(0x00280100, b"\0\0"), "big") > 8:
-        import numpy as np
-
-        size = int.from_bytes(original.first[0x00280100], "big") // 8
-        old = np.frombuffer(old, f">u{size}").astype(f"<u{size}").tobytes()
-    if new == old:
-        return
-    if len(new) == len(old) and new[:-1] == old[:-1] and new[-1:] == b"\0":
-        return  # the padding byte of an odd number of pixels
-    if len(new) == len(old) + 1 and new[:-1] == old and new[-1:] == b"\0":
-        return
-    if len(new) == len(old) and new[:4] == b"\xfe\xff\0\xe0" and _quieted(old) == new:
-        return
-    raise Leak("pixels that are not the original's", _PIXELS)
-
-
-def _quieted(old: bytes) -> bytes:
-    """Encapsulated pixel data with zeros in the comments of its streams: worked out by searching for their markers."""
-    new, here = bytearray(old), 0
-    while old[here : here + 4] == b"\xfe\xff\0\xe0":
-        size = int.from_bytes(old[here + 4 : here + 8], "little")
-        stream = here + 8
-        for found in re.finditer(rb"\xff([\x64\xe1-\xe7\xe9-\xed\xef\xfe])", old[stream : stream + size]):
-            at = stream + found.start()
-            wavelets = old[stream : stream + 2] == b"\xff\x4f"
-            if (found[1] == b"\x64") != wavelets or not _in_header(old, stream, at):
-                continue
-            first = at + 4 + 2 * wavelets
-            last = min(at + 2 + int.from_bytes(old[at + 2 : at + 4], "big"), stream + size)
-            new[first:last] = bytes(max(0, last - first))
-        here = stream + size
-    return bytes(new)
-
-
-def _in_header(data: bytes, stream: int, at: int) -> bool:
-    """Whether a marker at `at` is reached by walking the segments from the stream's start."""
-    here = stream + 2
-    while here < at and data[here] == 0xFF and data[here + 1] not in (0xDA, 0x93, 0x90):
-        here += 2 + int.from_bytes(data[here + 2 : here + 4], "big")
-    return here == at

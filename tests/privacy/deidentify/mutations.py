@@ -6,7 +6,14 @@ import numpy as np
 
 from fedvision.seeds import stream
 
-INTERESTING = [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xfe\xff\0\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"\x10\0\x10\0"]
+INTERESTING = [
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\xfe\xff\0\xe0",
+    b"\xfe\xff\x0d\xe0",
+    b"\xfe\xff\xdd\xe0",
+    b"\x10\0\x10\0",
+]
 INTERESTING += [b"UN", b"SQ", b"OB", b"UT", b"PN", b"\xe0\x7f\x10\0", b"SMITH^JANE", b"\x7f\xff", b"\\\\\\\\"]
 
 

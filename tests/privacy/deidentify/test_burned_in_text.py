@@ -1,4 +1,5 @@
-"""Text in pixels is found, blanked and found no more, in every layout of pixels; what cannot be looked at is held back."""
+"""Text in pixels is found, blanked and found no more, in every layout of pixels; what cannot be looked at is held
+back."""
 
 import io
 
