@@ -15,6 +15,7 @@ from privacy.deidentify import terms
 from privacy.deidentify.policy import MEANINGS, Policy
 from privacy.deidentify.profile import Rule, rules, safe_private
 from privacy.deidentify.reader import LONG, PIXEL_DATA, Element, Parsed
+from privacy.deidentify.states import Refused
 from privacy.deidentify.values import SIZES, Context, decimals, integers
 
 IMPLEMENTATION = b"2.25.211180457094012853098531107465109830165"
@@ -161,6 +162,8 @@ class _Work:
     def element(self, rule: Rule, vr: bytes, value: bytes) -> bytes:
         """The encoded element, b"" to remove it."""
         out = self.vr(rule, vr)
+        if out in SIZES and vr not in rule.vrs and vr not in (b"UN", b"OB", b"OW"):
+            raise Refused("BAD_VR")  # text, or numbers of another size, where numbers have to be
         if self.parsed.big and out in SIZES:
             value = _swapped(value, SIZES[out])
         if not value.strip(b" \0") and vr in TEXT:

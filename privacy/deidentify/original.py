@@ -136,7 +136,7 @@ _QUESTIONS = frozenset([0x00020010, 0x00080030, 0x00100010, 0x00100020, 0x001000
 
 def _strings(value: bytes, least: int) -> list[bytes]:
     """Runs of printable characters in bytes of unknown meaning."""
-    return [part for part in re.findall(rb"[ -\xff]{%d,64}" % least, value) if part.strip()]
+    return [part for part in re.findall(rb"[ -~]{%d,64}" % least, value) if part.strip()]
 
 
 @cache

@@ -98,8 +98,9 @@ def comments(fragment: bytes) -> list[tuple[int, int]]:
     while here + 4 <= len(fragment) and fragment[here] == 0xFF and fragment[here + 1] not in (0xDA, 0x93, 0x90):
         marker, length = fragment[here + 1], int.from_bytes(fragment[here + 2 : here + 4], "big")
         said = marker == 0x64 if wavelets else marker == 0xFE or (0xE0 < marker <= 0xEF and marker not in (0xE8, 0xEE))
-        if said:  # the first bytes of a JPEG 2000 comment are its registration, not text
-            found.append((here + 4 + 2 * wavelets, min(here + 2 + length, len(fragment))))
+        start, end = here + 4 + 2 * wavelets, min(here + 2 + length, len(fragment))
+        if said and start < end:  # the first bytes of a JPEG 2000 comment are its registration, not text
+            found.append((start, end))
         here += 2 + length
     return found
 

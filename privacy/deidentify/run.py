@@ -189,13 +189,12 @@ class Run:
 
     def _series_with_text(self) -> Iterator[tuple[tuple[bytes, bool], Input]]:
         """The images of series whose sample held text: every one of them is looked at now."""
-        query = """
-            SELECT path, size, mtime_ns, inode, sealed FROM inputs
-            WHERE out = :out AND rules = :rules AND state = 'deidentified' AND row ->> 'pixels' = 'series sampled'
-            AND row ->> 'series' IN (
-                SELECT row ->> 'series' FROM inputs
-                WHERE out = :out AND rules = :rules AND row ->> 'pixels' = 'blanked')
-            """
+        pixels, series = "json_extract(row, '$.pixels')", "json_extract(row, '$.series')"
+        ours = "FROM inputs WHERE out = :out AND rules = :rules AND state = 'deidentified'"
+        query = (
+            f"SELECT path, size, mtime_ns, inode, sealed {ours} AND {pixels} = 'series sampled' "
+            f"AND {series} IN (SELECT {series} {ours} AND {pixels} = 'blanked')"
+        )
         known = {"out": self.number, "rules": self.rules}
         for _, size, mtime_ns, inode, sealed in self.vault.db.execute(query, known).fetchall():
             self.total += 1
@@ -366,7 +365,10 @@ class Run:
             yield {"name": name, **json.loads(row)}
 
     def _head(self, digest: str) -> dict[str, Any]:
-        looked = "SELECT row ->> 'pixels', COUNT(*) FROM inputs WHERE out = ? AND state = 'deidentified' GROUP BY 1"
+        looked = (
+            "SELECT json_extract(row, '$.pixels'), COUNT(*) FROM inputs "
+            "WHERE out = ? AND state = 'deidentified' GROUP BY 1"
+        )
         return {
             "standard": EDITION,
             "profile": {code: MEANINGS[code] for code in self.policy.codes},

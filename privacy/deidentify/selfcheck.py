@@ -165,6 +165,15 @@ def _safe_private(out: list[Found]) -> frozenset[int]:
 # ---------------------------------------------------------------------------------------------------------- judging
 
 
+@cache
+def _most(tag: int) -> int:
+    """How many values an attribute may have, 0 for any number."""
+    from pydicom._dicom_dict import DicomDictionary
+
+    limit = DicomDictionary.get(tag, ("", "n"))[1].rpartition("-")[2]
+    return int(limit) if limit.isdigit() else 0
+
+
 class _Judge:
     """Asks of each written value why it may stand there."""
 
@@ -199,8 +208,9 @@ class _Judge:
     def element(self, tag: int, vr: bytes, value: bytes, around: tuple[int, ...]) -> None:
         keyword = self.names.get(tag, "")
         if vr in _BINARY:
-            if len(value) % _BINARY[vr]:
-                raise Leak("a number of odd length", tag)
+            most = _most(tag)
+            if len(value) % _BINARY[vr] or (most and len(value) > most * _BINARY[vr]):
+                raise Leak("numbers of another length than the attribute has", tag)
             self._remember(tag, vr, value)
         elif vr in (b"OW", b"OB") or (vr == b"UN" and keyword == "LUTData"):
             self.tables.append(value)

@@ -120,8 +120,19 @@ def age(context: Context, value: bytes) -> bytes | None:
     return b"090Y" if value.endswith(b"Y") and int(value[:3]) > 89 else value
 
 
-def binary(size: int) -> Act:
-    return lambda context, value: value if len(value) % size == 0 else None
+def binary(size: int, most: int | None) -> Act:
+    """Numbers of `size` bytes, at most as many as the attribute's multiplicity allows: what is longer could be text."""
+    limit = size * most if most is not None else None
+    return lambda context, value: value if len(value) % size == 0 and (limit is None or len(value) <= limit) else None
+
+
+@cache
+def most_values(tag: int) -> int | None:
+    """The upper limit of an attribute's multiplicity in PS3.6, None where there is none."""
+    from pydicom.datadict import dictionary_VM
+
+    last = dictionary_VM(tag).split("-")[-1]
+    return int(last) if last.isdigit() else None
 
 
 def table_data(context: Context, value: bytes) -> bytes | None:
@@ -376,7 +387,11 @@ def check(keyword: str, vr: bytes, action: str, options: frozenset[str]) -> tupl
     if vr == b"UI":
         return uid, True
     by_vr: dict[bytes, Act] = {b"DS": decimals, b"IS": integers, b"AS": age}
-    return (by_vr[vr], True) if vr in by_vr else (binary(SIZES[vr]), True) if vr in SIZES else (removed, True)
+    return (by_vr[vr], True) if vr in by_vr else (_numbers(keyword, vr), True) if vr in SIZES else (removed, True)
+
+
+def _numbers(keyword: str, vr: bytes) -> Act:
+    return binary(4 if vr == b"AT" else SIZES[vr], None if vr == b"OW" else most_values(_tag(keyword)))
 
 
 def _temporal(keyword: str, vr: bytes, options: frozenset[str]) -> tuple[Act, bool]:

@@ -57,3 +57,10 @@ def test_text_that_follows_the_pixels_does_not_pass(bench):
             and outcome.row["elements"].get("tail", 0) + outcome.row["elements"].get("removed", 0) > 0
         )
         assert b"mith" not in written.lower()
+
+
+def test_text_where_numbers_have_to_be_holds_the_file_back_and_too_many_numbers_go(bench):
+    outcome, written = bench().run(file(base() | {0x00280106: ("LO", b"SMITH^JANE")}))
+    assert (outcome.code, written) == ("BAD_VR", b"")
+    outcome, written = bench().run(file(base() | {0x00280106: ("US", b"SMITH^JANE")}))
+    assert outcome.state == "deidentified" and b"SMITH" not in written
