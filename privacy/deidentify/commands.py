@@ -207,3 +207,55 @@ def rotate(site: Site = None) -> None:
         finally:
             vault.close()
         typer.echo("The site has a new key.")
+
+
+@app.command()
+def receive(
+    inbox: Annotated[Path, typer.Argument(help="Folder for what arrives; run `deidentify INBOX OUT --watch 10` too.")],
+    site: Site = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
+    title: Annotated[str, typer.Option(help="Our AE title.")] = "FEDVISION",
+    sender: Annotated[list[str] | None, typer.Option("--from", help="AE title that may send; repeatable.")] = None,
+) -> None:
+    """Receive DICOM objects (C-STORE) into an inbox, until stopped.
+
+    They are originals: keep the folder as you keep STORE.
+    """
+    import signal
+    import threading
+
+    from privacy.deidentify.inbox import Inbox, receiver
+    from privacy.deidentify.vault import site_folder, site_key
+
+    with _plain_errors():
+        box = Inbox(inbox, site_key(site_folder(site), create=True))
+        server = receiver(box, host=host, port=port, title=title, callers=sender or [])
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        typer.echo(f"{title} listens on {host}, port {port}")
+        stop.wait()
+        server.shutdown()
+
+
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Address of a DICOMweb server, e.g. https://host/dicom-web.")],
+    inbox: Annotated[Path, typer.Argument(help="Folder for what is fetched; then run `deidentify INBOX OUT`.")],
+    site: Site = None,
+) -> None:
+    """Fetch what a DICOMweb server has (QIDO-RS, WADO-RS) and the inbox has not.
+
+    $FEDVISION_DICOMWEB_AUTHORIZATION, where it is set, is sent as the Authorization header.
+    """
+    from privacy.deidentify.inbox import Inbox
+    from privacy.deidentify.inbox import fetch as fetched
+    from privacy.deidentify.vault import site_folder, site_key
+
+    with _plain_errors():
+        box = Inbox(inbox, site_key(site_folder(site), create=True))
+        counts = [0, 0]
+        for new in fetched(url, box, os.environ.get("FEDVISION_DICOMWEB_AUTHORIZATION", "")):
+            counts[new] += 1
+        typer.echo(f"{counts[1]:,} instances fetched, {counts[0]:,} were here already")

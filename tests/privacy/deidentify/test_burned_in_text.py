@@ -160,3 +160,10 @@ def test_what_a_compressed_stream_says_beside_the_image_goes(bench):
     before = pydicom.dcmread(io.BytesIO(source), force=True)
     assert outcome.state == "deidentified" and b"SMITH" not in out, outcome.note
     assert np.array_equal(pydicom.dcmread(io.BytesIO(out)).pixel_array, before.pixel_array)
+
+
+def test_a_comment_of_an_impossible_length_is_left_alone():
+    from privacy.deidentify.pixels import comments
+
+    assert comments(b"\xff\xd8\xff\xfe\0\0\xff\xfe\0\6SMIT\xff\xda") == []
+    assert comments(b"\xff\xd8\xff\xfe\0\6SMIT\xff\xda") == [(6, 10)]
