@@ -29,6 +29,7 @@ from privacy.deidentify.workers import Pool
 BATCH = 256  # files that get their names and their ledger rows together
 LONGEST_BATCH = 2.0  # seconds
 
+_PASSED = (State.DEIDENTIFIED, State.DUPLICATE)
 Progress = Callable[[int, int], None]  # (files done, files in all)
 
 
@@ -273,20 +274,22 @@ class Run:
 
     def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str, str]]:
         """(name, content, state, code) of other inputs with the same instance."""
-        query = (
-            "SELECT name, content, state, code FROM inputs WHERE out = ? AND instance = ? AND path != ? AND rules = ?"
-        )
-        rows = self.vault.db.execute(query, (self.number, instance, path, self.rules)).fetchall()
-        return [row for row in rows if row[2] in (State.DEIDENTIFIED, State.DUPLICATE) or row[3] == "UID_CONFLICT"]
+        query = "SELECT name, content, state, code, path, rules FROM inputs INDEXED BY by_instance WHERE out = ? AND instance = ?"
+        return [
+            (name, content, state, code)
+            for name, content, state, code, other, rules in self.vault.db.execute(query, (self.number, instance))
+            if other != path and rules == self.rules and (state in _PASSED or code == "UID_CONFLICT")
+        ]
 
     def _conflict(self, instance: str) -> None:
         """Hold back every input with this instance, what had a name included."""
-        where = "WHERE out = ? AND instance = ? AND state IN ('deidentified', 'duplicate')"
-        for (name,) in self.vault.db.execute(f"SELECT name FROM inputs {where}", (self.number, instance)).fetchall():
+        where = "INDEXED BY by_instance {} WHERE out = ? AND instance = ? AND state IN ('deidentified', 'duplicate')"
+        known = (self.number, instance)
+        for (name,) in self.vault.db.execute("SELECT name FROM inputs " + where.format(""), known).fetchall():
             if name:
                 (self.out / name).unlink(missing_ok=True)
-        change = f"UPDATE inputs SET state = 'quarantined', code = 'UID_CONFLICT', name = '', row = '{{}}' {where}"
-        self.vault.db.execute(change, (self.number, instance))
+        held = "SET state = 'quarantined', code = 'UID_CONFLICT', name = '', row = '{}'"
+        self.vault.db.execute("UPDATE inputs " + where.format(held), known)
 
     def _forget(self, path: bytes, name: str) -> None:
         """Take away what an earlier run made of a file that has changed since."""
