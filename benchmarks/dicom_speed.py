@@ -1,6 +1,6 @@
 """CPU time per file of `fedvision dicom deidentify` against dicognito and deid, in one run, on one core.
 
-    python benchmarks/dicom_speed.py [--peers PYTHON] [--rtstruct FILE] [--files N]
+    python benchmarks/dicom_speed.py [--peers PYTHON] [--ct FILE] [--rtstruct FILE] [--files N]
 
 --peers is a Python with dicognito and deid installed (they need a pydicom of their own); without it they are left out.
 The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who
@@ -139,18 +139,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python with dicognito and deid")
     parser.add_argument("--rtstruct", type=Path, help="an RTSTRUCT to measure as well")
+    parser.add_argument("--ct", type=Path, help="a CT slice to measure instead of the one that is made")
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--folder", default="/dev/shm" if os.path.isdir("/dev/shm") else None)
     arguments = parser.parse_args()
-    for title, count in (("CT 512 × 512", arguments.files), ("RTSTRUCT", 10)):
-        if title == "RTSTRUCT" and arguments.rtstruct is None:
+    for title, count, given in (("CT 512 × 512", arguments.files, arguments.ct), ("RTSTRUCT", 10, arguments.rtstruct)):
+        if title == "RTSTRUCT" and given is None:
             continue
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             place = Path(folder)
             source = place / "source"
             source.mkdir()
             (place / "floor").mkdir()
-            slices(source, count) if title != "RTSTRUCT" else copies(arguments.rtstruct, source, count)
+            slices(source, count) if given is None else copies(given, source, count)
             measured = {"floor": floor(source, place / "floor")}
             one, wall, waiting = ours(source, place, 1)
             measured["fedvision"] = one

@@ -274,7 +274,9 @@ class Run:
 
     def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str, str]]:
         """(name, content, state, code) of other inputs with the same instance."""
-        query = "SELECT name, content, state, code, path, rules FROM inputs INDEXED BY by_instance WHERE out = ? AND instance = ?"
+        # left to itself, SQLite takes the first column of the primary key and reads every row of the folder
+        query = "SELECT name, content, state, code, path, rules FROM inputs INDEXED BY by_instance"
+        query += " WHERE out = ? AND instance = ?"
         return [
             (name, content, state, code)
             for name, content, state, code, other, rules in self.vault.db.execute(query, (self.number, instance))
