@@ -5,6 +5,7 @@ time or dies.
 Its standard error is closed: a traceback could hold values.
 """
 
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from privacy.deidentify.instance import Outcome
 from privacy.deidentify.states import State
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
 BATCH = 8  # files sent to a child at once; more would only delay the order
 AHEAD = 64  # files per child that may be under way or waiting for their turn
 
@@ -34,9 +36,13 @@ class _Child:
     since: float = 0.0
 
 
-def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handler], memory: int) -> None:
+def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handler], memory: int, parent: int) -> None:
     """The child's life: never returns, prints nothing."""
     try:
+        # a forked child holds the other ends of pipes too, so that it would not see its parent die
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(70)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
@@ -72,7 +78,7 @@ class Pool:
 
     def _start(self) -> _Child:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_child, args=(theirs, self.make, self.memory), daemon=True)
+        process = self.context.Process(target=_child, args=(theirs, self.make, self.memory, os.getpid()), daemon=True)
         process.start()
         theirs.close()
         return _Child(process, ours)

@@ -152,6 +152,33 @@ def test_after_kill_9_a_second_run_gives_what_an_undisturbed_one_gives(tmp_path)
     assert not verify(tmp_path / "out").findings and not list((tmp_path / "out" / ".partial").glob("*.part"))
 
 
+def test_when_the_parent_is_killed_its_children_end_too(place, tmp_path):
+    store, out, site = place
+    for number in range(200):
+        (store / f"{number}.dcm").write_bytes(file(base(number + 50, rows=2048)))
+    (tmp_path / "policy.yaml").write_text("options: ['113107']\n")
+    arguments = [sys.executable, "-m", "privacy.deidentify", "deidentify", str(store), str(out), "--site", str(site)]
+    arguments += ["--workers", "2", "--policy", str(tmp_path / "policy.yaml")]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children: list[str] = []
+    for _ in range(300):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if len(children) == 2:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(0.3)
+    assert len(children) == 2 and not [child for child in children if _alive(child)]
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def sleepy(path: bytes, thoroughly: bool) -> Outcome:
     if path == b"hangs":
         time.sleep(60)
