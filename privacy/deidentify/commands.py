@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedvision.errors import FedvisionError
+from fedvision.errors import ConfigError, FedvisionError
 
 app = typer.Typer(help="De-identify DICOM files, check what came out, and find back who is who.", no_args_is_help=True)
 
@@ -182,6 +182,8 @@ def reidentify(
     from privacy.deidentify.vault import Vault, site_folder, site_key
 
     with _plain_errors():
+        if not target and not quarantined:
+            raise ConfigError("name a pseudonym, a subject ID or a new SOP instance UID, or ask with --quarantined")
         folder = site_folder(site)
         vault = Vault(folder, site_key(folder, create=False))
         try:

@@ -152,14 +152,14 @@ class Run:
 
     def go(self) -> Summary:
         begin = time.monotonic()
-        self.run, clean = self.vault.begin(self.number)
+        self.run, self.clean = self.vault.begin(self.number)
         for left in (self.out / ".partial").glob("*.part"):
             left.unlink()
         self.total = sum(1 for _ in walk(os.fsencode(self.store.resolve())))
         with Pool(self.make, self.workers, self.policy.seconds_per_file, self.policy.memory_mib) as pool:
             self._commit_all(pool.outcomes(self._tasks()))
             self._commit_all(pool.outcomes(self._series_with_text()))
-        if not clean:
+        if not self.clean:
             self._sweep()
         self._close(begin)
         return self.summary
@@ -351,7 +351,7 @@ class Run:
                 codes[code] += count
         summary = self.summary
         summary.states, summary.codes = dict(states), dict(sorted(codes.items()))
-        digest, summary.outputs = manifest.write(self.out, self._rows())
+        digest, summary.outputs = self._manifest()
         summary.head = self._head(digest)
         manifest.write_summary(
             self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key}
@@ -363,6 +363,14 @@ class Run:
                 f"{summary.inputs} inputs, but {sum(summary.states.values())} states: STORE changed during the run; "
                 "run again"
             )
+
+    def _manifest(self) -> tuple[str, int]:
+        """SHA-256 and number of rows of the manifest, which is written anew where anything was done."""
+        complete = self.clean and all((self.out / name).exists() for name in (manifest.MANIFEST, manifest.SUMMARY))
+        if self.summary.fresh or not complete:
+            return manifest.write(self.out, self._rows())
+        before = manifest.read_summary(self.out)
+        return before["manifest_sha256"], before["outputs"]
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         query = "SELECT name, row FROM inputs WHERE out = ? AND state = 'deidentified' ORDER BY name"
