@@ -182,14 +182,6 @@ def same_uid(context: Context, value: bytes) -> bytes | None:
     return b"\\".join(part if is_uid(part) else context.pseudonyms.uid(part) for part in parts) if value else b""
 
 
-def class_uid(context: Context, value: bytes) -> bytes | None:
-    """A SOP class that the standard names; any other is mapped."""
-    from pydicom.uid import UID_dictionary
-
-    value = value.strip(b" \0")
-    return value if value.decode("latin-1") in UID_dictionary else context.pseudonyms.uid(value)
-
-
 def day(value: bytes) -> date | None:
     """The day that a DA holds, None where it is none."""
     match = _DATE.fullmatch(value.strip(b" \0"))
@@ -353,8 +345,8 @@ BY_KEYWORD: dict[str, Act] = {
     "PatientOrientation": orientation,
     "PatientAge": age,
     "ManufacturerModelName": model,
-    "SOPClassUID": class_uid,
-    "ReferencedSOPClassUID": class_uid,
+    "SOPClassUID": uid,
+    "ReferencedSOPClassUID": uid,
     "ROIName": structure("ROI", 0x30060022),
     "SegmentLabel": structure("Segment", 0x00620004),
     **{f"{colour}PaletteColorLookupTableData": table_data for colour in ("Red", "Green", "Blue")},
