@@ -57,7 +57,7 @@ class Worker:
     """The actor.  Calls run one after the other, in the order in which the coordinator made them."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, "ClearRequest"] = {}
+        self._heard: dict[int, ClearRequest] = {}
         self._log = _Kept()
         logging.getLogger("fedvision").addHandler(self._log)
 

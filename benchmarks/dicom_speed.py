@@ -1,0 +1,170 @@
+"""CPU time per file of `fedvision dicom deidentify` against dicognito and deid, in one run, on one core.
+
+    python benchmarks/dicom_speed.py [--peers PYTHON] [--ct FILE] [--rtstruct FILE] [--files N]
+
+--peers is a Python with dicognito and deid installed (they need a pydicom of their own); without it they are left out.
+The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who
+reads, hashes
+in and out, and writes.  Ours is all of it: children, self-check, comparison of pixels, ledger and manifest; what
+waiting for
+the disk takes is shown apart.  CPU times are user + system, of this process and its children.
+"""
+
+import argparse
+import hashlib
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PEERS = {
+    "dicognito": """
+import sys, pathlib, pydicom, resource, json
+from dicognito.anonymizer import Anonymizer
+source, target = map(pathlib.Path, sys.argv[1:])
+anonymizer = Anonymizer()
+def one(path):
+    with pydicom.dcmread(path) as dataset:
+        anonymizer.anonymize(dataset)
+        dataset.save_as(target / path.name)
+""",
+    "deid": """
+import sys, pathlib, logging, resource, json
+from deid.config import DeidRecipe
+from deid.dicom import replace_identifiers
+from deid.logger import bot
+bot.level = -5
+source, target = map(pathlib.Path, sys.argv[1:])
+recipe = DeidRecipe()
+def one(path):
+    replace_identifiers(dicom_files=[str(path)], deid=recipe, save=True, output_folder=str(target), overwrite=True)
+""",
+}
+TAIL = """
+paths = sorted(source.iterdir())
+one(paths[0])
+before = resource.getrusage(resource.RUSAGE_SELF)
+for path in paths: one(path)
+after = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / len(paths)))
+"""
+
+
+def slices(folder: Path, count: int) -> None:
+    """`count` CT slices of 512 × 512, each another instance."""
+    import numpy as np
+    import pydicom
+    from pydicom.data import get_testdata_file
+
+    slice_ = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    rows = np.random.default_rng(0).integers(0, 2000, (512, 512)).astype("<u2")
+    slice_.Rows = slice_.Columns = 512
+    slice_.PixelData = rows.tobytes()
+    for number in range(count):
+        slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.99.{number}"
+        slice_.InstanceNumber = number + 2
+        slice_.save_as(folder / f"{number:05}.dcm")
+
+
+def copies(source: Path, folder: Path, count: int) -> None:
+    import pydicom
+
+    dataset = pydicom.dcmread(source)
+    for number in range(count):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.98.{number}"
+        dataset.save_as(folder / f"{number:05}.dcm")
+
+
+def cpu(what: Callable[[], None]) -> float:
+    """Seconds of CPU that `what` takes, children that have ended included."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    before = [resource.getrusage(each) for each in who]
+    what()
+    after = [resource.getrusage(each) for each in who]
+    return sum(b.ru_utime + b.ru_stime - a.ru_utime - a.ru_stime for a, b in zip(before, after, strict=True))
+
+
+def floor(source: Path, target: Path) -> float:
+    paths = sorted(source.iterdir())
+
+    def copy() -> None:
+        for path in paths:
+            data = path.read_bytes()
+            hashlib.sha256(data).digest()
+            hashlib.sha256(data).digest()
+            (target / path.name).write_bytes(data)
+
+    return cpu(copy) / len(paths)
+
+
+def ours(source: Path, place: Path, workers: int) -> tuple[float, float, float]:
+    """CPU seconds a file, wall seconds a file, seconds a file spent waiting for the disk.  The start of Python, the
+    imports
+    and the start of the children are a constant, measured with one file and taken away."""
+    from privacy.deidentify.policy import Policy
+    from privacy.deidentify.run import deidentify
+
+    policy = Policy(options=["113107"])
+    count = len(list(source.iterdir()))
+    found: dict[str, float] = {}
+
+    def run(store: Path, name: str) -> None:
+        begin = time.monotonic()
+        summary = deidentify(store, place / name, place / f"site-{name}", policy, workers=workers)
+        found[name] = time.monotonic() - begin
+        found["sync"] = summary.sync_seconds
+        assert summary.adds_up and summary.states["deidentified"] == len(list(store.iterdir())), summary
+
+    alone = place / "alone"
+    alone.mkdir()
+    shutil.copy(next(source.iterdir()), alone)
+    start = cpu(lambda: run(alone, "one"))
+    whole = cpu(lambda: run(source, "all"))
+    return (whole - start) / (count - 1), (found["all"] - found["one"]) / (count - 1), found["sync"] / count
+
+
+def peer(python: str, name: str, source: Path, target: Path) -> float:
+    target.mkdir()
+    script = target.parent / f"{name}_benchmark.py"
+    script.write_text(PEERS[name] + TAIL)
+    done = subprocess.run([python, str(script), str(source), str(target)], capture_output=True, text=True)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="a Python with dicognito and deid")
+    parser.add_argument("--rtstruct", type=Path, help="an RTSTRUCT to measure as well")
+    parser.add_argument("--ct", type=Path, help="a CT slice to measure instead of the one that is made")
+    parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--folder", default="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    arguments = parser.parse_args()
+    for title, count, given in (("CT 512 × 512", arguments.files, arguments.ct), ("RTSTRUCT", 10, arguments.rtstruct)):
+        if title == "RTSTRUCT" and given is None:
+            continue
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            place = Path(folder)
+            source = place / "source"
+            source.mkdir()
+            (place / "floor").mkdir()
+            slices(source, count) if given is None else copies(given, source, count)
+            measured = {"floor": floor(source, place / "floor")}
+            one, wall, waiting = ours(source, place, 1)
+            measured["fedvision"] = one
+            for name in PEERS if arguments.peers else ():
+                measured[name] = peer(arguments.peers, name, source, place / name)
+            for name, seconds in measured.items():
+                print(f"{title:14} {name:10} {1000 * seconds:8.2f} ms CPU a file, {seconds / one:6.2f} × ours")
+            print(f"{title:14} ours is {one / measured['floor']:.2f} × the floor; disk apart: {1000 * waiting:.2f} ms")
+            if title != "RTSTRUCT":
+                (place / "two").mkdir()
+                _, faster, _ = ours(source, place / "two", 2)
+                print(f"{title:14} two processes: {wall / faster:.2f} × as fast as one (wall clock)")
+
+
+if __name__ == "__main__":
+    main()

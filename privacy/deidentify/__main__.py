@@ -1,0 +1,3 @@
+from privacy.deidentify.commands import app
+
+app()

@@ -1,0 +1,69 @@
+"""What can become of an input: exactly one state, with a code that holds nothing of the patient."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """The four states; their counts add up to the number of inputs."""
+
+    DEIDENTIFIED = "deidentified"
+    DUPLICATE = "duplicate"
+    SKIPPED = "skipped"
+    QUARANTINED = "quarantined"
+
+
+SKIPS = {
+    "symlink": "a symbolic link; only the files of the store itself are read",
+    "special": "a FIFO, socket or device",
+    "archive": "a zip, gzip, tar, 7z, xz, bzip2 or zstd archive; unpack it and point to the folder",
+    "document": "a PDF, XML, HTML, JSON or plain text",
+    "image": "a picture without a DICOM header (PNG, JPEG, GIF, BMP, TIFF, NIfTI)",
+    "dicomdir": "a DICOMDIR, which lists names and paths",
+}
+
+CODES = {
+    "EMPTY": "0 bytes",
+    "TOO_LARGE": "over the policy's max_file_mib, or over the memory that one file may take",
+    "UNREADABLE": "the operating system refused to read it",
+    "CHANGED_DURING_READ": "its size, time or inode changed while it was read, twice",
+    "NOT_DICOM": "no DICM mark, and no data set that parses to its last byte",
+    "BOMB": "deflated data set over 512 MiB, or over 200 times its compressed size",
+    "TRUNCATED": "ends within an element",
+    "BAD_LENGTH": "a length that cannot be: past its sequence, or undefined where it may not be",
+    "BAD_VR": "a VR outside the standard, or one that the kept attribute cannot have",
+    "BAD_META": "file meta information without a known transfer syntax, or contradicting the data set",
+    "ORDER": "tags not in ascending order",
+    "DUPLICATE_TAG": "a tag twice in one data set",
+    "DEPTH": "sequences nested over 16 deep",
+    "TOO_MANY_ELEMENTS": "over a million elements",
+    "MISSING_ID": "no SOP class, study, series or SOP instance UID, or no patient ID",
+    "BAD_UID": "a study, series or SOP instance UID with several values",
+    "UNSUPPORTED_SOP": "a SOP class without an allow-list",
+    "UNSUPPORTED_SYNTAX": "a transfer syntax that is not read",
+    "PIXEL_LENGTH": "pixel data whose length is not rows × columns × samples × bits × frames",
+    "PIXEL_BOMB": "more pixels than the policy's max_megapixels",
+    "PIXELS_UNREADABLE": "pixel data that has to be looked at and does not decode",
+    "TEXT_UNCHECKED": "can hold burned-in text, and OCR is not installed: pip install 'fedvision[dicom]'",
+    "TEXT_REMAINS": "text is still read in the pixels after they were blanked",
+    "HEAD_VOLUME": "a volume of the head, from which a face can be rendered; the policy rejects them",
+    "UID_CONFLICT": "two different files with one SOP instance UID; both are held back",
+    "SELF_CHECK": "the independent check of the written file found something that must not be in it",
+    "TIMEOUT": "over the time that one file may take",
+    "CRASHED": "its worker process died",
+}
+
+
+class Refused(Exception):
+    """A file that ends in quarantine, under one of `CODES`; carries no value of it."""
+
+    def __init__(self, code: str):
+        super().__init__(f"{code}: {CODES[code]}")
+        self.code = code
+
+
+class Skipped(Exception):
+    """A file that is no DICOM object to de-identify, of one of the kinds in `SKIPS`."""
+
+    def __init__(self, kind: str):
+        super().__init__(f"{kind}: {SKIPS[kind]}")
+        self.kind = kind

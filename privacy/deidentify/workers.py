@@ -1,0 +1,149 @@
+"""Child processes that de-identify, each within limits of memory and time: what a hostile file can do ends there.
+
+A child is forked, gets a pipe and the rules, answers one outcome a file, and is killed and replaced when it is over
+time or dies.
+Its standard error is closed: a traceback could hold values.
+"""
+
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
+import resource
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy.deidentify.instance import Outcome
+from privacy.deidentify.states import State
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+BATCH = 8  # files sent to a child at once; more would only delay the order
+AHEAD = 64  # files per child that may be under way or waiting for their turn
+
+Handler = Callable[[bytes, bool], Outcome]
+Task = tuple[int, tuple[bytes, bool], Any]  # (number, what the handler is called with, what the caller wants back)
+
+
+@dataclass
+class _Child:
+    process: Any
+    pipe: multiprocessing.connection.Connection
+    busy: deque[Task] = field(default_factory=deque)
+    since: float = 0.0
+
+
+def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handler], memory: int, parent: int) -> None:
+    """The child's life: never returns, prints nothing."""
+    try:
+        # a forked child holds the other ends of pipes too, so that it would not see its parent die
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(70)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nothing, standard)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        handle = make()
+        while True:
+            for path, thoroughly in pipe.recv():
+                pipe.send(handle(path, thoroughly))
+    finally:
+        os._exit(70)
+
+
+class Pool:
+    """`count` children.  `outcomes(tasks)` takes ((path, thoroughly), extra) and gives (extra, outcome)
+    in their order."""
+
+    def __init__(self, make: Callable[[], Handler], count: int, seconds: float, memory_mib: int):
+        self.make, self.count, self.seconds, self.memory = make, count, seconds, memory_mib << 20
+        self.context = multiprocessing.get_context("fork")
+        self.children: list[_Child] = []
+        self.waiting: deque[Task] = deque()
+        self.ready: dict[int, tuple[Any, Outcome]] = {}
+
+    def __enter__(self) -> "Pool":
+        self.children = [self._start() for _ in range(self.count)]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for child in self.children:
+            self._end(child)
+
+    def _start(self) -> _Child:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_child, args=(theirs, self.make, self.memory, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        return _Child(process, ours)
+
+    @staticmethod
+    def _end(child: _Child) -> None:
+        child.process.kill()
+        child.process.join()
+        child.pipe.close()
+
+    def outcomes(self, tasks: Iterable[tuple[tuple[bytes, bool], Any]]) -> Iterator[tuple[Any, Outcome]]:
+        source = enumerate(tasks)
+        following, issued, more = 0, 0, True
+        while True:
+            while more and issued - following < AHEAD * self.count:
+                entry = next(source, None)
+                if entry is None:
+                    more = False
+                    break
+                self.waiting.append((entry[0], *entry[1]))
+                issued += 1
+            self._feed()
+            while following in self.ready:
+                yield self.ready.pop(following)
+                following += 1
+            if following == issued and not more:
+                return
+            if following < issued:
+                self._receive()
+
+    def _feed(self) -> None:
+        for child in self.children:
+            if not child.busy and self.waiting:
+                child.busy.extend(self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting))))
+                child.since = time.monotonic()
+                try:
+                    child.pipe.send([task[1] for task in child.busy])
+                except OSError:  # it died; `_receive` finds the pipe closed and replaces it
+                    continue
+
+    def _receive(self) -> None:
+        busy = [child for child in self.children if child.busy]
+        now = time.monotonic()
+        left = min(child.since + self.seconds - now for child in busy)
+        for pipe in multiprocessing.connection.wait([child.pipe for child in busy], max(0.0, left)):
+            child = next(child for child in busy if child.pipe is pipe)
+            try:
+                outcome = child.pipe.recv()
+            except (EOFError, OSError):
+                self._replace(child, "CRASHED")
+                continue
+            self._answer(child, outcome)
+        now = time.monotonic()
+        for child in busy:
+            if child.busy and child in self.children and now - child.since > self.seconds and not child.pipe.poll():
+                self._replace(child, "TIMEOUT")
+
+    def _answer(self, child: _Child, outcome: Outcome) -> None:
+        number, _, extra = child.busy.popleft()
+        self.ready[number] = (extra, outcome)
+        child.since = time.monotonic()
+
+    def _replace(self, child: _Child, code: str) -> None:
+        """The file at hand is quarantined, the others go back, and a new child takes the place."""
+        self._answer(child, Outcome(State.QUARANTINED, code))
+        self.waiting.extendleft(reversed(child.busy))
+        self._end(child)
+        self.children[self.children.index(child)] = self._start()
