@@ -423,13 +423,16 @@ def _iso(day: date | None, days: int) -> bytes:
 
 def _microseconds(time: bytes) -> int | None:
     whole, _, fraction = time.strip(b" \0").replace(b":", b"").partition(b".")
-    if not whole.isdigit() or len(whole) not in (2, 4, 6) or (fraction and not fraction.isdigit()):
+    if (
+        not whole.isdigit()
+        or len(whole) not in (2, 4, 6)
+        or (fraction and not (fraction.isdigit() and len(fraction) < 7))
+    ):
         return None
-    whole = whole.ljust(6, b"0")
-    hours, minutes, seconds = int(whole[:2]), int(whole[2:4]), min(int(whole[4:]), 59)
-    if hours > 23 or minutes > 59:
+    hours, minutes, seconds = (int(whole.ljust(6, b"0")[at : at + 2]) for at in (0, 2, 4))
+    if hours > 23 or minutes > 59 or seconds > 60:
         return None
-    return (hours * 3600 + minutes * 60 + seconds) * 1_000_000 + int(fraction.ljust(6, b"0") or 0)
+    return (hours * 3600 + minutes * 60 + min(seconds, 59)) * 1_000_000 + int(fraction.ljust(6, b"0") or 0)
 
 
 def _written(microseconds: int, fraction: bool) -> bytes:
