@@ -157,9 +157,9 @@ class _Server:
 
 
 def first_part(body: bytes, content_type: str) -> bytes:
-    """The first part of a multipart/related answer; DataError where it has none.
+    r"""The first part of a multipart/related answer; DataError where it has none.
 
-    >>> first_part(b"--x\\r\\nContent-Type: application/dicom\\r\\n\\r\\nDATA\\r\\n--x--", 'multipart/related;
+    >>> first_part(b"--x\r\nContent-Type: application/dicom\\r\\n\\r\\nDATA\\r\\n--x--", 'multipart/related;
     boundary="x"')
     b'DATA'
     """
