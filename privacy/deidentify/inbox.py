@@ -159,8 +159,7 @@ class _Server:
 def first_part(body: bytes, content_type: str) -> bytes:
     r"""The first part of a multipart/related answer; DataError where it has none.
 
-    >>> first_part(b"--x\r\nContent-Type: application/dicom\\r\\n\\r\\nDATA\\r\\n--x--", 'multipart/related;
-    boundary="x"')
+    >>> first_part(b"--x\r\nContent-Type: a/b\r\n\r\nDATA\r\n--x--", 'multipart/related; boundary="x"')
     b'DATA'
     """
     boundary = next(
