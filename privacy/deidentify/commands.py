@@ -197,8 +197,7 @@ def reidentify(
 
 @app.command()
 def rotate(site: Site = None) -> None:
-    """Give the site a new key.  Subjects stay the same; the next run writes every output again, under new
-    pseudonyms."""
+    """Give the site a new key.  Subjects stay the same; the next run writes every output anew."""
     from privacy.deidentify.vault import Vault, site_folder, site_key
 
     with _plain_errors():

@@ -1,9 +1,8 @@
 """Ways into an inbox: a DICOM receiver (C-STORE), and reading from a DICOMweb server (QIDO-RS, WADO-RS; PS3.18).
 
 An inbox holds originals.  Its files are named by a keyed hash of their SOP instance UID, so that names say nothing
-and what is
-there already is not written twice; another content under the same UID gets a name of its own, and is held back by
-`deidentify` as a conflict.
+and what is there already is not written twice; another content under the same UID gets a name of its own, and is held
+back by `deidentify` as a conflict.
 """
 
 import hashlib

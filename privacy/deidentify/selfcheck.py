@@ -2,12 +2,9 @@
 of reasons.
 
 It shares with the cleaner the standard's tables and the vocabularies, and nothing that reads, decides or writes.
-Every element
-that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the pseudonym, UID
-or date
-that this module works out again from the original.  Beside that, no original text, name, date, identifier or UID of
-four
-characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
+Every element that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the
+pseudonym, UID or date that this module works out again from the original.  Beside that, no original text, name, date,
+identifier or UID of four characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
 """
 
 import hashlib
