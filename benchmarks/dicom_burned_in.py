@@ -3,10 +3,9 @@
     python benchmarks/dicom_burned_in.py FILE...
 
 For each file: what rapidocr and tesseract (where installed) read in the original's first, middle and last frame is
-the truth,
-as far as it has four letters or digits; what they read in the copy is what is left.  A string is left if one that is
-read in
-the copy is within one edit of it.  Also said: the share of the image that was blanked, and CPU seconds.
+the truth, as far as it has four letters or digits; what they read in the copy is what is left.  A string is left if
+one that is read in the copy is within one edit of it.  Also said: the share of the image that was blanked, and CPU
+seconds.
 """
 
 import argparse

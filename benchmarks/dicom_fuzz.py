@@ -1,8 +1,7 @@
 """Mutation fuzz of the de-identifier: `python benchmarks/dicom_fuzz.py [--count 100000] [--seed 0]`.
 
 Every mutant must end in a state.  An exception is a crash, an outcome SELF_CHECK an output that the check had to
-stop; both end
-the run with exit code 1 and leave the mutant in the folder --keep.
+stop; both end the run with exit code 1 and leave the mutant in the folder --keep.
 """
 
 import argparse

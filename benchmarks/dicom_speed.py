@@ -2,12 +2,11 @@
 
     python benchmarks/dicom_speed.py [--peers PYTHON] [--ct FILE] [--rtstruct FILE] [--files N]
 
---peers is a Python with dicognito and deid installed (they need a pydicom of their own); without it they are left out.
-The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who
-reads, hashes
-in and out, and writes.  Ours is all of it: children, self-check, comparison of pixels, ledger and manifest; what
-waiting for
-the disk takes is shown apart.  CPU times are user + system, of this process and its children.
+--peers is a Python with dicognito and deid installed (they need a pydicom of their own); without it they are left
+out. The files are 512 × 512 CT slices, made from pydicom's own test slice.  The floor is what nobody can go under who
+reads, hashes in and out, and writes.  Ours is all of it: children, self-check, comparison of pixels, ledger and
+manifest; what waiting for the disk takes is shown apart.  CPU times are user + system, of this process and its
+children.
 """
 
 import argparse
@@ -103,8 +102,7 @@ def floor(source: Path, target: Path) -> float:
 
 def ours(source: Path, place: Path, workers: int) -> tuple[float, float, float]:
     """CPU seconds a file, wall seconds a file, seconds a file spent waiting for the disk.  The start of Python, the
-    imports
-    and the start of the children are a constant, measured with one file and taken away."""
+    imports and the start of the children are a constant, measured with one file and taken away."""
     from privacy.deidentify.policy import Policy
     from privacy.deidentify.run import deidentify
 

@@ -35,7 +35,7 @@ class Evaluator:
     def _server(self, weights: State) -> dict[str, Any] | None:
         if not self.own:
             return None
-        self.model.load_state_dict(dict(weights))
+        self.model.load_state_dict(dict(weights), assign=True)  # measured where they are: no second copy of the model
         self.model.to(self.device)
         result = {}
         for part, examples in self.own.items():

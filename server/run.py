@@ -27,14 +27,14 @@ from fedvision.types import Exchange, State
 from privacy.averaging import delivered
 from privacy.check_model import check_experiment
 from privacy.on_server import Accounted, promise, protected, words
-from privacy.plan import plan_of
+from privacy.plan import Plan, plan_of
 from privacy.secure_aggregation.roster import Roster
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
 from server.masked import MaskedSums
 from server.rounds import Rounds
-from server.strategies import make_strategy
+from server.strategies import Strategy, make_strategy
 
 log = logging.getLogger("fedvision.server")
 
@@ -61,25 +61,35 @@ class Assignment:
         return self.folder.run
 
 
-def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str, Any]:
-    """Run all rounds that are not done yet.  Returns the summary, which is also on disk; raises what ended the run."""
-    began, started = time.perf_counter(), datetime.now(UTC)
+@dataclass
+class Desk:
+    """All that a coordinator works with, set up once.  start: the state to begin with, taken out when the rounds take it."""
+
+    task: Any
+    plan: Plan | None
+    strategy: Strategy
+    evaluate: Evaluator
+    journal: Journal
+    rounds: Rounds
+    progress: Progress
+    start: list[Any]
+
+
+def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
+    """The desk of a run: its strategy's state is the newest checkpoint's, or made of the model as the config has it."""
     experiment, folder = job.experiment, job.folder
     torch.set_num_threads(experiment.engine.threads)
     task = make_task(experiment.task, job.classes)
     model = build(experiment, job.shape, task.outputs)
-    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     plan = plan_of(experiment) if experiment.privacy is not None else None
     if plan is not None:
         check_experiment(experiment, job.shape, job.classes)
-        job = replace(job, notes=(*job.notes, *words(plan, experiment)))
-        display.message("\n".join(words(plan, experiment)))
     strategy = protected(make_strategy(experiment.strategy), experiment, plan)
-    layout = declare(experiment, initial, parts(model, experiment), len(exchange.sites()))
+    layout = declare(experiment, model.state_dict(), parts(model, experiment), len(exchange.sites()))
+    initial = strategy.init({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
     checkpoints = Checkpoints(folder.path / "checkpoints", experiment.tracking.checkpoints)
-    state, progress = checkpoints.newest(strategy.init(initial)) or (strategy.init(initial), Progress())
+    state, progress = checkpoints.newest(initial) or (initial, Progress())
     folder.truncate_rounds(progress.next_round)
-    before = _seconds_so_far(folder)
     journal = Journal(folder, checkpoints, display, job.listeners, behind=0 if has_site_state(experiment) or plan is not None else 1)
     device = torch.device("cuda" if experiment.engine.device != "cpu" and torch.cuda.is_available() else "cpu")
     evaluate = Evaluator(experiment, job.run_id, exchange, task, model, job.own, device, {})
@@ -87,26 +97,38 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
     rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked)
-    display.start(experiment.federation.rounds, progress.next_round)
+    return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
+
+
+def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str, Any]:
+    """Run all rounds that are not done yet.  Returns the summary, which is also on disk; raises what ended the run."""
+    began, started = time.perf_counter(), datetime.now(UTC)
+    desk = set_up(job, exchange, display)
+    planned, before = job.experiment.federation.rounds, _seconds_so_far(job.folder)
+    if desk.plan is not None:
+        promised = words(desk.plan, job.experiment)
+        job = replace(job, notes=(*job.notes, *promised))
+        display.message("\n".join(promised))
+    display.start(planned, desk.progress.next_round)
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:
-        state = rounds.run(state, progress)
-        if not evaluate.last and progress.next_round == experiment.federation.rounds:  # resumed when all was done
-            evaluate(delivered(strategy, state), progress.next_round - 1, progress.counted)
-        journal.settle()
+        state = desk.rounds.run(desk.start.pop(), desk.progress)  # popped: nobody holds the first model while the rounds go on
+        if not desk.evaluate.last and desk.progress.next_round == planned:  # resumed when all was done
+            desk.evaluate(delivered(desk.strategy, state), planned - 1, desk.progress.counted)
+        desk.journal.settle()
     except BaseException as error:  # recorded, then raised again: also Ctrl-C
         interrupted = isinstance(error, KeyboardInterrupt)
         outcome = {"status": "interrupted" if interrupted else "failed", "error": None if interrupted else _said(error)}
         log.error("the run ended: %s", outcome["error"] or "interrupted")
         raise
     finally:
-        journal.close()
-        summary = summarise(job, outcome, evaluate.last, task, before + time.perf_counter() - began, started)
-        if plan is not None:
-            summary["privacy"] = promise(plan, experiment)
+        desk.journal.close()
+        summary = summarise(job, outcome, desk.evaluate.last, desk.task, before + time.perf_counter() - began, started)
+        if desk.plan is not None:
+            summary["privacy"] = promise(desk.plan, job.experiment)
         if outcome["status"] == "completed":
-            summary |= write_model(folder, delivered(strategy, state))
-        folder.write_summary(summary)
+            summary |= write_model(job.folder, delivered(desk.strategy, state))
+        job.folder.write_summary(summary)
         display.finish()
     return summary
 

@@ -1,12 +1,10 @@
 """Text that is burned into pixels: found by OCR, blanked, and looked for again, frame by frame.
 
 Objects of the classes at risk, and whatever a header calls derived, secondary or annotated, are looked at in every
-frame; no
-header switches it off.  First, the regions that an ultrasound calibrates keep their pixels and everything around them
-goes
-black, and what OCR finds in three frames and in the brightest and darkest of all frames goes too.  Then every frame
-is looked
-at again, at another scale, until nothing more is found.  Works offline: the models are in rapidocr's package.
+frame; no header switches it off.  First, the regions that an ultrasound calibrates keep their pixels and everything
+around them goes black, and what OCR finds in three frames and in the brightest and darkest of all frames goes too.
+Then every frame is looked at again, at another scale, until nothing more is found.  Works offline: the models are in
+rapidocr's package.
 """
 
 import importlib.util
@@ -33,8 +31,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 @dataclass(slots=True)
 class Looked:
     """What became of an object's pixels.  `native` and `changes` where they were blanked: the new bytes, and the
-    elements
-    that describe them, by tag."""
+    elements that describe them, by tag."""
 
     state: str
     boxes: int = 0
@@ -94,8 +91,7 @@ def look(parsed: Parsed, name: str, element: Element, shape: Shape) -> Looked:
 
 def sample(parsed: Parsed, element: Element, shape: Shape) -> bool:
     """Whether some frames of an original CT, MR or PT object hold text that reads as such: what makes a whole series
-    one that
-    has to be looked at.  Boxes that do not read are no reason: anatomy has edges too."""
+    one that has to be looked at.  Boxes that do not read are no reason: anatomy has edges too."""
     import numpy as np
 
     if min(shape.rows, shape.columns) < SMALLEST_TEXT:
@@ -352,8 +348,7 @@ def _reads(engine: Any, tile: Any, box: Box, least: int = 2, score: float = 0.5)
 
 def unchanged_outside(parsed: Parsed, element: Element, shape: Shape, written: bytes, mask: Any) -> bool:
     """The second opinion on blanked pixels: decoded anew, they equal the original's outside the mask, and inside it
-    nothing
-    is left but one value."""
+    nothing is left but one value."""
     import numpy as np
 
     stored, _ = decoded(parsed, element, shape)

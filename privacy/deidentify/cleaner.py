@@ -1,7 +1,7 @@
 """Applies the rules of a SOP class to a parsed data set, at every depth, and writes it anew.
 
-What is written is explicit VR little endian, sequences with their lengths, text in ASCII, and file meta information and
-preamble of our own (PS3.15 E.1.1: the old ones can hold identities).  Pixel data is not touched here.
+What is written is explicit VR little endian, sequences with their lengths, text in ASCII, and file meta information
+and preamble of our own (PS3.15 E.1.1: the old ones can hold identities).  Pixel data is not touched here.
 """
 
 import struct

@@ -31,13 +31,13 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom deidentify /data/store /data/out --json")
 def deidentify(
     store: Annotated[Path, typer.Argument(help="Folder with the images; it is only read.")],
     out: Annotated[Path, typer.Argument(help="Folder for the copies: empty, or of an earlier run.")],
     site: Site = None,
     policy: PolicyFile = None,
-    workers: Annotated[int, typer.Option(min=1, help="Child processes.")] = max(1, len(os.sched_getaffinity(0))),
+    workers: Annotated[int, typer.Option(min=0, help="Child processes; 0 = one for each core.")] = 0,
     watch: Annotated[float, typer.Option(min=0, help="Look again every so many seconds, until stopped; 0 = once.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +49,15 @@ def deidentify(
     with _plain_errors():
         chosen = read_policy(policy)
         while True:
-            summary = run(store, out, site_folder(site), chosen, workers=workers, progress=_progress(), settle=min(watch, 10.0))
+            summary = run(
+                store,
+                out,
+                site_folder(site),
+                chosen,
+                workers=workers or len(os.sched_getaffinity(0)),
+                progress=_progress(),
+                settle=min(watch, 10.0),
+            )
             if as_json:
                 typer.echo(json.dumps(summary.as_json(), sort_keys=True))
             elif not watch or summary.fresh:
@@ -99,7 +107,7 @@ def _show(summary: Any) -> None:
     console.print(f"{summary.outputs:,} files in OUT; {summary.fresh:,} done in {summary.seconds:,.1f} s")
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom inspect scan.dcm")
 def inspect(
     path: Annotated[Path, typer.Argument(help="One DICOM file.")],
     policy: PolicyFile = None,
@@ -126,7 +134,7 @@ def inspect(
         Console().print(table)
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom verify /data/out")
 def verify(
     out: Annotated[Path, typer.Argument(help="Output folder of `deidentify`.")],
     as_json: AsJson = False,
@@ -147,7 +155,7 @@ def verify(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom report /data/out")
 def report(
     out: Annotated[Path, typer.Argument(help="Output folder of `deidentify`.")],
     to: Annotated[Path | None, typer.Option(help="HTML file; OUT/report.html where it is not given.")] = None,
@@ -159,7 +167,7 @@ def report(
         typer.echo(str(write(out, to or out / "report.html")))
 
 
-@app.command()
+@app.command(epilog='Example: fedvision dicom reidentify 1.2.3 --reason "incidental finding"')
 def reidentify(
     reason: Reason,
     target: Annotated[str, typer.Argument(help="A pseudonym, a subject ID or a new SOP instance UID.")] = "",
@@ -183,10 +191,9 @@ def reidentify(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom rotate")
 def rotate(site: Site = None) -> None:
-    """Give the site a new key.  Subjects stay the same; the next run writes every output again, under new
-    pseudonyms."""
+    """Give the site a new key.  Subjects stay the same; the next run writes every output anew."""
     from privacy.deidentify.vault import Vault, site_folder, site_key
 
     with _plain_errors():
@@ -199,7 +206,7 @@ def rotate(site: Site = None) -> None:
         typer.echo("The site has a new key.")
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom receive /data/inbox --from SCANNER1")
 def receive(
     inbox: Annotated[Path, typer.Argument(help="Folder for what arrives; run `deidentify INBOX OUT --watch 10` too.")],
     site: Site = None,
@@ -229,7 +236,7 @@ def receive(
         server.shutdown()
 
 
-@app.command()
+@app.command(epilog="Example: fedvision dicom fetch http://localhost:8042/dicom-web /data/inbox")
 def fetch(
     url: Annotated[str, typer.Argument(help="Address of a DICOMweb server, e.g. https://host/dicom-web.")],
     inbox: Annotated[Path, typer.Argument(help="Folder for what is fetched; then run `deidentify INBOX OUT`.")],

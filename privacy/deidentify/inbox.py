@@ -1,9 +1,8 @@
 """Ways into an inbox: a DICOM receiver (C-STORE), and reading from a DICOMweb server (QIDO-RS, WADO-RS; PS3.18).
 
 An inbox holds originals.  Its files are named by a keyed hash of their SOP instance UID, so that names say nothing
-and what is
-there already is not written twice; another content under the same UID gets a name of its own, and is held back by
-`deidentify` as a conflict.
+and what is there already is not written twice; another content under the same UID gets a name of its own, and is held
+back by `deidentify` as a conflict.
 """
 
 import hashlib
@@ -153,10 +152,9 @@ class _Server:
 
 
 def first_part(body: bytes, content_type: str) -> bytes:
-    """The first part of a multipart/related answer; DataError where it has none.
+    r"""The first part of a multipart/related answer; DataError where it has none.
 
-    >>> first_part(b"--x\\r\\nContent-Type: application/dicom\\r\\n\\r\\nDATA\\r\\n--x--", 'multipart/related;
-    boundary="x"')
+    >>> first_part(b"--x\r\nContent-Type: a/b\r\n\r\nDATA\r\n--x--", 'multipart/related; boundary="x"')
     b'DATA'
     """
     boundary = next((field.partition("=")[2].strip(' "') for field in content_type.split(";") if "boundary=" in field), "")

@@ -20,7 +20,8 @@ def lines(path: Path, policy: Policy, values: bool = False) -> list[dict[str, st
     """A line for each element: tag (indented by depth), VR, attribute, bytes, what happens, why; the value where
     asked for.
 
-    Pseudonyms are made under a key that is thrown away.  DataError, with the code, for a file that would be held back.
+    Pseudonyms are made under a key that is thrown away.  DataError, with the code, for a file that would be held
+    back.
     """
     try:
         parsed = parse(intake.read(str(path).encode(), policy.max_file_mib << 20))

@@ -2,10 +2,9 @@
 
 `manifest.jsonl` has one JSON object a line, keys sorted, ordered by name: name, sha256, bytes, class, series (a keyed
 name), elements (how many were kept, changed, emptied, removed, private), pixels (unchanged; series sampled: one image
-in
-16 was looked at for text; checked: every frame was, and held none; blanked), text (boxes blanked, share of the image),
-codes (CID 7050), warnings.  `summary.json` has what holds for all of them: rules, policy, counts of all inputs by state
-and code, and the SHA-256 of the manifest.
+in 16 was looked at for text; checked: every frame was, and held none; blanked), text (boxes blanked, share of the
+image), codes (CID 7050), warnings.  `summary.json` has what holds for all of them: rules, policy, counts of all
+inputs by state and code, and the SHA-256 of the manifest.
 """
 
 import hashlib

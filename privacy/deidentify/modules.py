@@ -1,8 +1,8 @@
 """Which attributes an object of each SOP class may keep, by the modules of PS3.3.
 
 A word is an attribute's keyword in PS3.6, with its type where it is not 3: `StudyDate:2` may be empty, `Rows:1` may
-not.
-What is not listed here is removed, at every depth; that an attribute is listed does not yet keep it (see `profile`).
+not. What is not listed here is removed, at every depth; that an attribute is listed does not yet keep it (see
+`profile`).
 """
 
 PATIENT = """

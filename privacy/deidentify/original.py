@@ -6,6 +6,7 @@ It collects, at every depth, what could tell whose file it is, and the pixels.
 import re
 import struct
 import zlib
+from datetime import date, timedelta
 from functools import cache
 from typing import Any
 
@@ -202,3 +203,34 @@ def _in_header(data: bytes, stream: int, at: int) -> bool:
     while here < at and data[here] == 0xFF and data[here + 1] not in (0xDA, 0x93, 0x90):
         here += 2 + int.from_bytes(data[here + 2 : here + 4], "big")
     return here == at
+
+
+def calendar_day(value: bytes) -> date | None:
+    digits = value.replace(b".", b"")
+    try:
+        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])) if len(digits) == 8 and digits.isdigit() else None
+    except ValueError:
+        return None
+
+
+def iso_day(day: date | None, days: int) -> bytes:
+    try:
+        return (day + timedelta(days)).isoformat().replace("-", "").encode() if day else b"?"
+    except OverflowError:
+        return b"?"
+
+
+def microseconds(time: bytes) -> int | None:
+    whole, _, fraction = time.strip(b" \0").replace(b":", b"").partition(b".")
+    if not whole.isdigit() or len(whole) not in (2, 4, 6) or (fraction and not (fraction.isdigit() and len(fraction) < 7)):
+        return None
+    hours, minutes, seconds = (int(whole.ljust(6, b"0")[at : at + 2]) for at in (0, 2, 4))
+    if hours > 23 or minutes > 59 or seconds > 60:
+        return None
+    return (hours * 3600 + minutes * 60 + min(seconds, 59)) * 1_000_000 + int(fraction.ljust(6, b"0") or 0)
+
+
+def clock_text(microseconds: int, fraction: bool) -> bytes:
+    seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
+    text = f"{seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}"
+    return (text + f".{rest:06}" if fraction else text).encode()

@@ -45,8 +45,7 @@ def safe_private() -> dict[tuple[str, int, int], bytes]:
 
 def action(tag: int, kind: int, options: frozenset[str]) -> str:
     """What E.1-1 says of `tag` under `options`, alternatives resolved by the attribute's type (1, 2 or 3) in its
-    object:
-    X remove, Z empty, D dummy, U map, K keep, C clean; "" where the table has no row."""
+    object: X remove, Z empty, D dummy, U map, K keep, C clean; "" where the table has no row."""
     row = table().get(f"{tag:08X}")
     if row is None:
         return ""
@@ -64,8 +63,7 @@ def action(tag: int, kind: int, options: frozenset[str]) -> str:
 @dataclass(slots=True, frozen=True)
 class Rule:
     """What happens to an attribute.  `act` gives the new value, or None where the value does not pass; `pure` says
-    that it
-    depends on the value alone.  For a sequence `act` is None: its items are cleaned."""
+    that it depends on the value alone.  For a sequence `act` is None: its items are cleaned."""
 
     tag: int
     keyword: str

@@ -1,8 +1,7 @@
 """What stands for a patient, a UID or a date: HMAC-SHA256 under a key that never leaves the site.
 
 Each use has its own label, so that a value of one kind says nothing about the same value of another.  PS3.15 E.1.1
-warns of
-unkeyed hashes: all patient IDs of a hospital can be tried in minutes.
+warns of unkeyed hashes: all patient IDs of a hospital can be tried in minutes.
 """
 
 import base64

@@ -1,8 +1,7 @@
 """A run over a store: children de-identify, this process counts, gives names, and writes the ledger.
 
 Crash-safe by order: a checked file is on disk before it gets its name, and has its name before the ledger says so.
-Names are a
-function of key and content, so what a kill leaves between the two is done again with the same result.
+Names are a function of key and content, so what a kill leaves between the two is done again with the same result.
 """
 
 import ctypes

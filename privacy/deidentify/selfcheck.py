@@ -2,24 +2,32 @@
 of reasons.
 
 It shares with the cleaner the standard's tables and the vocabularies, and nothing that reads, decides or writes.
-Every element
-that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the pseudonym, UID
-or date
-that this module works out again from the original.  Beside that, no original text, name, date, identifier or UID of
-four
-characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
+Every element that was written must be explained: a number, a term of its attribute, a code that PS3.16 knows, or the
+pseudonym, UID or date that this module works out again from the original.  Beside that, no original text, name, date,
+identifier or UID of four characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
 """
 
 import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from functools import cache
 
 from privacy.deidentify import terms
 from privacy.deidentify.modules import words
-from privacy.deidentify.original import PIXELS, WIDE, Found, Leak, Original, same_pixels, sealed
+from privacy.deidentify.original import (
+    PIXELS,
+    WIDE,
+    Found,
+    Leak,
+    Original,
+    calendar_day,
+    clock_text,
+    iso_day,
+    microseconds,
+    same_pixels,
+    sealed,
+)
 from privacy.deidentify.policy import MEANINGS, Policy
 from privacy.deidentify.profile import safe_private
 
@@ -306,18 +314,18 @@ class _Judge:
         """Where each original date and time has to be: worked out in seconds, dates with a day's carry either way."""
         shift = 1 + int.from_bytes(self._mac("shift", self.patient)[:8], "big") % 3650
         study = self.original.first.get(0x0020000D, b"").strip(b" \0")
-        start = _microseconds(self.original.first.get(0x00080030, b""))
+        start = microseconds(self.original.first.get(0x00080030, b""))
         start = int.from_bytes(self._mac("clock", study)[:8], "big") % 86_400 * 1_000_000 if start is None else start
         ahead = 6 * 3_600_000_000 - start
-        days = {_iso(_calendar(day), carry - shift) for day in self.original.days for carry in (-1, 0, 1)}
-        times = {_written(micro + ahead, b"." in time) for time in self.original.times if (micro := _microseconds(time)) is not None}
+        days = {iso_day(calendar_day(day), carry - shift) for day in self.original.days for carry in (-1, 0, 1)}
+        times = {clock_text(micro + ahead, b"." in time) for time in self.original.times if (micro := microseconds(time)) is not None}
         stamps = set()
         for stamp in self.original.stamps:
             body, zone = re.match(rb"([0-9.]*)(.*)", stamp, re.S).groups()  # type: ignore[union-attr]
-            micro = _microseconds(body[8:]) if body[8:] else None
+            micro = microseconds(body[8:]) if body[8:] else None
             carry = (micro + ahead) // 86_400_000_000 if micro is not None else 0
-            text = _iso(_calendar(body[:8]), carry - shift)
-            stamps.add(text + (_written(micro + ahead, b"." in body) if micro is not None else b"") + zone)
+            text = iso_day(calendar_day(body[:8]), carry - shift)
+            stamps.add(text + (clock_text(micro + ahead, b"." in body) if micro is not None else b"") + zone)
         return days, times, stamps
 
     def _code(self, tag: int, value: str, around: tuple[int, ...]) -> bool:
@@ -385,35 +393,3 @@ class _Form(_Judge):
             return super()._when(vr, value)
         form = {b"DA": rb"\d{8}", b"TM": rb"\d{2,6}(\.\d{1,6})?", b"DT": rb"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?"}[vr]
         return re.fullmatch(form, value.replace(b":", b"")) is not None
-
-
-def _calendar(value: bytes) -> date | None:
-    digits = value.replace(b".", b"")
-    try:
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])) if len(digits) == 8 and digits.isdigit() else None
-    except ValueError:
-        return None
-
-
-def _iso(day: date | None, days: int) -> bytes:
-    try:
-        return (day + timedelta(days)).isoformat().replace("-", "").encode() if day else b"?"
-    except OverflowError:
-        return b"?"
-
-
-def _microseconds(time: bytes) -> int | None:
-    whole, _, fraction = time.strip(b" \0").replace(b":", b"").partition(b".")
-    if not whole.isdigit() or len(whole) not in (2, 4, 6) or (fraction and not fraction.isdigit()):
-        return None
-    whole = whole.ljust(6, b"0")
-    hours, minutes, seconds = int(whole[:2]), int(whole[2:4]), min(int(whole[4:]), 59)
-    if hours > 23 or minutes > 59:
-        return None
-    return (hours * 3600 + minutes * 60 + seconds) * 1_000_000 + int(fraction.ljust(6, b"0") or 0)
-
-
-def _written(microseconds: int, fraction: bool) -> bytes:
-    seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
-    text = f"{seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}"
-    return (text + f".{rest:06}" if fraction else text).encode()

@@ -1,4 +1,5 @@
-"""The words that text may hold: defined terms of coded strings, makers, kernels, descriptor words, names of structures.
+"""The words that text may hold: defined terms of coded strings, makers, kernels, descriptor words, names of
+structures.
 
 A value outside its vocabulary does not pass, whatever its attribute: text is where names end up.  Terms are those of
 PS3.3; lists are per attribute, so that a term of one says nothing about another.

@@ -2,10 +2,8 @@
 who is who.
 
 Paths are known by a keyed hash; identities and paths are sealed with AES-256-GCM under a key derived from the site's
-key.
-A subject has a random ID that no key decides: it stays when the key is rotated.  Consent, splits and the unit of
-differential
-privacy go by it.
+key. A subject has a random ID that no key decides: it stays when the key is rotated.  Consent, splits and the unit of
+differential privacy go by it.
 """
 
 import json
@@ -151,9 +149,8 @@ class Vault(Sealer):
 
     def rotate(self) -> bytes:
         """Replace the site's key: all that is sealed is sealed anew, every subject gets its new pseudonym beside its
-        old one,
-        and what earlier runs wrote counts as of another key, so that the next run writes it again.  Returns the new
-        key."""
+        old one, and what earlier runs wrote counts as of another key, so that the next run writes it again.  Returns
+        the new key."""
         key = secrets.token_bytes(32)
         fresh = self.folder / "key.new"
         fresh.unlink(missing_ok=True)

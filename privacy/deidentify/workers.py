@@ -1,8 +1,7 @@
 """Child processes that de-identify, each within limits of memory and time: what a hostile file can do ends there.
 
 A child is forked, gets a pipe and the rules, answers one outcome a file, and is killed and replaced when it is over
-time or dies.
-Its standard error is closed: a traceback could hold values.
+time or dies. Its standard error is closed: a traceback could hold values.
 """
 
 import ctypes
@@ -58,8 +57,8 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
 
 
 class Pool:
-    """`count` children.  `outcomes(tasks)` takes ((path, thoroughly), extra) and gives (extra, outcome)
-    in their order."""
+    """`count` children.  `outcomes(tasks)` takes ((path, thoroughly), extra) and gives (extra, outcome) in their
+    order."""
 
     def __init__(self, make: Callable[[], Handler], count: int, seconds: float, memory_mib: int):
         self.make, self.count, self.seconds, self.memory = make, count, seconds, memory_mib << 20

@@ -12,8 +12,7 @@ KEY = bytes(range(32))
 
 
 class Bench:
-    """A de-identifier with a known key over a folder of its own; `run(bytes)` gives the outcome and what was
-    written."""
+    """A de-identifier with a known key over a folder of its own; `run(bytes)` gives outcome and what was written."""
 
     def __init__(self, folder: Path, **policy):
         self.folder = folder

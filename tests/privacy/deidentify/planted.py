@@ -1,8 +1,7 @@
 """A CT slice with a value of its own planted in every row of PS3.15 Table E.1-1 and wherever else identities hide.
 
 Written by hand, byte by byte, so that it can hold what no library would write.  `plant()` gives the file and its
-markers;
-`left(markers, written)` the names of those whose bytes are still there.
+markers; `left(markers, written)` the names of those whose bytes are still there.
 """
 
 import struct

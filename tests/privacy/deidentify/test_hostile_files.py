@@ -8,7 +8,7 @@ import zlib
 import pytest
 from planted import CT, base, dataset, element, file, items
 
-from privacy.deidentify import reader
+from privacy.deidentify import intake, reader
 from privacy.deidentify.intake import walk
 from privacy.deidentify.states import Refused
 
@@ -129,3 +129,21 @@ def test_a_file_over_the_limit_is_not_read(bench, tmp_path):
     with open(tmp_path / "big", "wb") as big:
         big.truncate(3 << 20)
     assert bench(max_file_mib=2).deidentifier(str(tmp_path / "big").encode()).code == "TOO_LARGE"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_changes_while_it_is_read_gets_one_more_chance(bench, tmp_path, monkeypatch, times):
+    path = tmp_path / "growing"
+    path.write_bytes(GOOD)
+    read, left = intake._all, [times]
+
+    def slow(descriptor: int, size: int) -> bytes:
+        found = read(descriptor, size)
+        if left[0]:
+            left[0] -= 1
+            os.utime(path, ns=(0, left[0] + 1))  # somebody touches it meanwhile
+        return found
+
+    monkeypatch.setattr(intake, "_all", slow)
+    outcome = bench().deidentifier(str(path).encode())
+    assert outcome.code == ("" if times == 1 else "CHANGED_DURING_READ")
