@@ -191,7 +191,7 @@ def reidentify(
             raise typer.Exit(1)
 
 
-@app.command(epilog="Example: fedvision dicom rotate")
+@app.command(epilog="Example: fedvision dicom rotate --site /data/site")
 def rotate(site: Site = None) -> None:
     """Give the site a new key.  Subjects stay the same; the next run writes every output anew."""
     from privacy.deidentify.vault import Vault, site_folder, site_key
