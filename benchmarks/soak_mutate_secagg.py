@@ -24,7 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("privacy/secure_aggregation")
 FILES = ("site.py", "roster.py", "thresholds.py", "coordinator.py")
 CALLS = {"require", "_require", "_signed", "_require_new", "_check_signatures", "_check_history", "_check_cohort", "_check_keys", "_judge"}
-TESTS = ("test_secagg_refusals.py", "test_secagg_protocol.py", "test_secagg_what_parties_see.py", "test_secagg_graph.py")
+TESTS = (
+    "test_secagg_coordinator.py",
+    "test_secagg_refusals.py",
+    "test_secagg_protocol.py",
+    "test_secagg_what_parties_see.py",
+    "test_secagg_graph.py",
+)
 
 
 def checks(source: str) -> Iterator[ast.Expr]:
