@@ -41,7 +41,7 @@ def test_norms_and_clipped_sums_are_those_of_one_unit_at_a_time(name: str, units
         assert torch.allclose(total, wanted, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", ["conv", "residual in place", "attention", "tied", "block with a bare parameter"])
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model, (x, y) = made(name), examples(4)
     before, asks = copy.deepcopy(model.state_dict()), [p.requires_grad for p in model.parameters()]
