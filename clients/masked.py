@@ -9,7 +9,7 @@ import numpy as np
 
 from clients.workbench import Workbench
 from fedvision.data.site import Site
-from fedvision.errors import RunFolderError, UpdateRefused
+from fedvision.errors import AggregationRefused, RunFolderError, UpdateRefused
 from fedvision.sums import Layout, check
 from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
 from privacy.secure_aggregation import codec
@@ -60,6 +60,8 @@ def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: T
             replies.append(to_bytes(_unasked(message, site.id) if unasked else secure.answer(message, contribution)))
     except _Declined as declined:
         return declined.reply
+    except AggregationRefused as refused:  # bytes that are no message
+        return Declined(site.id, request.round, refused.check, str(refused))
     return SecureReply(site.id, request.round, tuple(replies))
 
 

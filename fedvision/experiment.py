@@ -409,8 +409,6 @@ def _masking_complaints(e: Experiment) -> Any:
         )
     if e.conditions.misbehaving or e.conditions.deadline is not None:
         yield f"conditions.misbehaving or deadline and {masked} exclude each other: a masked reply tells neither numbers nor work; leave them out"
-    if e.engine.name != "inline":
-        yield f"engine.name = {e.engine.name} and {masked} exclude each other so far: masked rounds run on inline"
     sites = min(n for n in (f.cohort, e.partition.sites, 2**31) if n is not None)
     if sites == 2**31:
         return

@@ -8,8 +8,6 @@ from typing import NewType, Protocol
 import numpy as np
 from torch import Tensor
 
-from fedvision.errors import EngineError
-
 SiteId = NewType("SiteId", str)
 State = Mapping[str, Tensor]  # tensors by name; never changed in place once it is in a message
 
@@ -56,8 +54,7 @@ class SecureRequest:
     train: TrainRequest | None = None
 
 
-ClearRequest = TrainRequest | EvaluateRequest
-Request = ClearRequest | SecureRequest
+Request = TrainRequest | EvaluateRequest | SecureRequest
 
 
 @dataclass(frozen=True)
@@ -166,10 +163,3 @@ class Exchange(Protocol):
     def close(self) -> None:
         """Let workers and connections go."""
         ...
-
-
-def in_the_clear(request: Request, engine: str) -> ClearRequest:
-    """`request`, for an engine that carries no messages of secure aggregation; EngineError for one of those."""
-    if isinstance(request, SecureRequest):
-        raise EngineError(f"engine.name = {engine} carries no masked rounds; use engine.name = inline")
-    return request

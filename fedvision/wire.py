@@ -19,7 +19,19 @@ from torch import Tensor
 
 from fedvision.errors import Malformed
 from fedvision.experiment import Experiment
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SiteId, State, TrainRequest, in_the_clear
+from fedvision.types import (
+    ClientUpdate,
+    Declined,
+    EvaluateRequest,
+    Measured,
+    Reply,
+    Request,
+    SecureReply,
+    SecureRequest,
+    SiteId,
+    State,
+    TrainRequest,
+)
 
 NUMBERS = "fedvision.numbers"  # the serialisation type of our arrays
 DTYPES = {str(d): d for d in map(np.dtype, ("?", "u1", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"))}
@@ -107,19 +119,25 @@ def request_records(requests: Mapping[SiteId, Request], premises: Premises) -> I
             written[id(state)] = record_of(state)
         return written[id(state)]
 
-    for site, any_request in requests.items():
-        request = in_the_clear(any_request, "flower")
+    for site, request in requests.items():
         fields: dict[str, Any] = {"site": site, "run": request.run, "round": request.round}
-        if request.counted is not None:
-            fields["counted"] = request.counted
-        extras: Mapping[str, State] = {}
-        if isinstance(request, TrainRequest):
-            fields |= {"kind": "train", "attempt": request.attempt}
-            extras = request.extras
+        content: dict[str, Any] = {"premises": premises.record}
+        carrier = request.train if isinstance(request, SecureRequest) else request
+        if isinstance(request, SecureRequest):
+            fields["kind"] = "masked" if carrier is None else "masked train"
+            content["messages"] = messages_record(request.messages)
+        elif isinstance(request, TrainRequest):
+            fields["kind"] = "train"
         else:
             fields |= {"kind": "evaluate", "part": request.part}
-        content: dict[str, Any] = {"premises": premises.record, "request": ConfigRecord(fields), "model": once(request.model)}
-        yield site, RecordDict(content | {f"extra/{name}": once(state) for name, state in extras.items()})
+        if carrier is not None:
+            if carrier.counted is not None:
+                fields["counted"] = carrier.counted
+            content["model"] = once(carrier.model)
+        if isinstance(carrier, TrainRequest):
+            fields["attempt"] = carrier.attempt
+            content |= {f"extra/{name}": once(state) for name, state in carrier.extras.items()}
+        yield site, RecordDict(content | {"request": ConfigRecord(fields)})
 
 
 def request_of(content: RecordDict) -> tuple[SiteId, Request]:
@@ -127,13 +145,28 @@ def request_of(content: RecordDict) -> tuple[SiteId, Request]:
     fields = _config(content, "request")
     site, run, round = SiteId(_get(fields, "site", str)), _get(fields, "run", str), _get(fields, "round", int)
     counted = _get(fields, "counted", int) if "counted" in fields else None
-    model, kind = state_of(_arrays(content, "model")), _get(fields, "kind", str)
+    kind = _get(fields, "kind", str)
+    if kind == "masked":
+        return site, SecureRequest(run, round, messages_of(content))
+    if kind not in ("evaluate", "train", "masked train"):
+        raise Malformed(f"a request of kind {kind[:40]!r}; there are train, evaluate, masked and masked train")
+    model = state_of(_arrays(content, "model"))
     if kind == "evaluate":
         return site, EvaluateRequest(run, round, model, _get(fields, "part", str), counted)
-    if kind == "train":
-        extras = {name.removeprefix("extra/"): state_of(_arrays(content, name)) for name in content if name.startswith("extra/")}
-        return site, TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted)
-    raise Malformed(f"a request of kind {kind[:40]!r}; there are train and evaluate")
+    extras = {name.removeprefix("extra/"): state_of(_arrays(content, name)) for name in content if name.startswith("extra/")}
+    train = TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted)
+    return site, train if kind == "train" else SecureRequest(run, round, messages_of(content), train)
+
+
+def messages_record(messages: tuple[bytes, ...]) -> ArrayRecord:
+    """Messages of secure aggregation, numbered: arrays of bytes, which Flower carries in pieces where they are long."""
+    return ArrayRecord({str(number): array_of(np.frombuffer(message, np.uint8)) for number, message in enumerate(messages)})
+
+
+def messages_of(content: RecordDict) -> tuple[bytes, ...]:
+    """What `messages_record` wrote; Malformed where one is missing."""
+    record = _arrays(content, "messages")
+    return tuple(numbers_of(_item(record, str(number)), f"message {number}").tobytes() for number in range(len(record)))
 
 
 # ------------------------------------------------------------------------------------------------------------ replies
@@ -147,6 +180,8 @@ def reply_record(reply: Reply, seconds: float) -> RecordDict:
         return RecordDict({"reply": ConfigRecord(fields), "arrays": arrays_of({"vector": reply.vector})})
     if isinstance(reply, Measured):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "measured"}), "arrays": arrays_of(reply.sums)})
+    if isinstance(reply, SecureReply):
+        return RecordDict({"reply": ConfigRecord(fields | {"kind": "masked"}), "messages": messages_record(reply.messages)})
     if isinstance(reply, Declined):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "declined", "code": reply.code, "reason": reply.reason})})
     raise TypeError(f"a {type(reply).__name__} is the exchange's word, and no site sends it")
@@ -167,9 +202,11 @@ def reply_of(content: RecordDict) -> tuple[Reply, float]:
         return ClientUpdate(site, round, attempt, vector, layout, work), seconds
     if kind == "measured":
         return Measured(site, round, {name: numbers_of(array, name) for name, array in _arrays(content, "arrays").items()}), seconds
+    if kind == "masked":
+        return SecureReply(site, round, messages_of(content)), seconds
     if kind == "declined":
         return Declined(site, round, _get(fields, "code", str)[:40], _get(fields, "reason", str)[:400]), seconds
-    raise Malformed(f"a reply of kind {kind[:40]!r}; there are update, measured and declined")
+    raise Malformed(f"a reply of kind {kind[:40]!r}; there are update, measured, masked and declined")
 
 
 def roll_call() -> RecordDict:

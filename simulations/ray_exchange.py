@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -19,11 +19,11 @@ from ray.exceptions import RayTaskError
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import ClearRequest, Exchange, Reply, Request, SiteId, State, TrainRequest, in_the_clear
+from fedvision.types import EvaluateRequest, Exchange, Reply, Request, SecureRequest, SiteId, State, TrainRequest
 from simulations.engines import Setting
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
-from simulations.ray_worker import PROBE, Asked, Job, with_states
+from simulations.ray_worker import PROBE, Asked, Job, shared_part, states_of, with_states
 
 T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
@@ -65,7 +65,7 @@ class OnRay:
     def __init__(self, data: Federated, crew: Crew):
         self.data, self.crew = data, crew
         self._worked = 0.0
-        self._pace: dict[type, float] = {}  # seconds a site, by the kind of request
+        self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
         self._said = 0  # requests so far, which are known to the workers by number
         self._states: OrderedDict[Any, tuple[State, Any]] = OrderedDict()
 
@@ -78,12 +78,12 @@ class OnRay:
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
-    def _ask(self, base: ClearRequest, queue: deque[Asked]) -> Iterator[Reply]:
+    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
         self._said += 1
         message = self._message(base)
         calls: dict[Any, Call] = {}
         while queue or calls:
-            self._hand_out(message, type(base), queue, calls)
+            self._hand_out(message, _kind(base), queue, calls)
             if (done := self.crew.wait(calls)) is None:
                 continue
             call = calls.pop(done)
@@ -96,14 +96,14 @@ class OnRay:
                 self.crew.died(call.hand, error)
                 continue
             del done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
-            self._hand_out(message, type(base), queue, calls)
+            self._hand_out(message, _kind(base), queue, calls)
             self._worked += answers.seconds
-            self._pace[type(base)] = answers.seconds / len(answers.replies)
+            self._pace[_kind(base)] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
                 logging.getLogger(name).log(level, "%s", text)
             yield from answers.replies
 
-    def _hand_out(self, message: tuple[Any, ...], kind: type, queue: deque[Asked], calls: dict[Any, Call]) -> None:
+    def _hand_out(self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call]) -> None:
         """Give every able hand its next sites, up to OPEN_CALLS calls."""
         for _ in range(OPEN_CALLS):
             for hand in self.crew.able():
@@ -114,17 +114,17 @@ class OnRay:
                         hand.heard = self._said
                     calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, self._said, asked)
 
-    def _sites_a_call(self, kind: type, left: int) -> int:
+    def _sites_a_call(self, kind: str, left: int) -> int:
         """Many small sites, or one large one; fewer and fewer, so that all workers end together."""
         fair = math.ceil(left / (OPEN_CALLS * len(self.crew.hands)))
         quick = CALL_SECONDS / max(self._pace[kind], 1e-6) if kind in self._pace else 1
-        room = CALL_BYTES // self.crew.vector_bytes if kind is TrainRequest else left
+        room = CALL_BYTES // self.crew.vector_bytes if kind in VECTORS else left
         return max(1, int(min(fair, quick, room)))
 
-    def _message(self, base: ClearRequest) -> tuple[Any, ...]:
+    def _message(self, base: Request) -> tuple[Any, ...]:
         """What `Worker.hear` takes after the number: the request without its tensors, and those by name and reference."""
-        states = {"model": base.model, **(base.extras if isinstance(base, TrainRequest) else {})}
-        return (with_states(base, {"model": {}}), tuple(states), *(self._shared(state) for state in states.values()))
+        states = states_of(base)
+        return (with_states(base, {name: {} for name in states}), tuple(states), *(self._shared(state) for state in states.values()))
 
     def _shared(self, state: State) -> Any:
         """A reference to `state` in shared memory, where the same tensors are put once.  They never change in place, and
@@ -149,17 +149,30 @@ class OnRay:
         """Nothing to let go: the workers end with `run_on_ray`."""
 
 
-def _by_message(requests: Mapping[SiteId, Request]) -> Iterator[tuple[ClearRequest, list[Asked]]]:
-    """The sites that are sent the same but for what of theirs counted, and the message without that."""
-    groups: dict[Any, tuple[ClearRequest, list[Asked]]] = {}
-    for site, any_request in requests.items():
-        request = in_the_clear(any_request, "ray")
-        what = (request.attempt, id(request.extras)) if isinstance(request, TrainRequest) else (request.part,)
-        key = (type(request), request.run, request.round, id(request.model), *what)
-        if key not in groups:
-            groups[key] = (replace(request, counted=None), [])
-        groups[key][1].append((site, request.counted))
+VECTORS = ("train", "masked train")  # kinds of requests whose replies hold a vector
+
+
+def _kind(request: Request) -> str:
+    """Of how long it takes and what comes back: a masked step with training is another thing than one without."""
+    if isinstance(request, SecureRequest):
+        return "masked" if request.train is None else "masked train"
+    return "train" if isinstance(request, TrainRequest) else "evaluate"
+
+
+def _by_message(requests: Mapping[SiteId, Request]) -> Iterator[tuple[Request, list[Asked]]]:
+    """The sites that are sent the same but for what is their own, and the message without that."""
+    groups: dict[Any, tuple[Request, list[Asked]]] = {}
+    for site, request in requests.items():
+        base, own = shared_part(request)
+        key = (_kind(base), base.run, base.round, *_what(base), *((name, id(state)) for name, state in states_of(base).items()))
+        groups.setdefault(key, (base, []))[1].append((site, own))
     yield from groups.values()
+
+
+def _what(request: Request) -> tuple[Any, ...]:
+    if isinstance(request, SecureRequest):
+        return () if request.train is None else (request.train.run, request.train.round, request.train.attempt)
+    return (request.part,) if isinstance(request, EvaluateRequest) else (request.attempt,)
 
 
 def _here() -> str:

@@ -14,11 +14,21 @@ if TYPE_CHECKING:
     from fedvision.data.federation import Federated
     from fedvision.data.partition import Partition
     from fedvision.experiment import Experiment
-    from fedvision.types import ClearRequest, Reply, SiteId, State
+    from fedvision.types import Reply, Request, SiteId, State
 
 PROBE = ".seen-by-workers"  # file among the sites' states, so that a worker finds out whether its folder is the same one
 Arrays = Mapping[str, "np.ndarray"]
-Asked = tuple["SiteId", int | None]  # a site, and the last round of it that counted
+
+
+@dataclass(frozen=True)
+class Own:
+    """What of a request is one site's own: the last round of it that counted, and its messages of secure aggregation."""
+
+    counted: int | None = None
+    messages: tuple[bytes, ...] = ()
+
+
+Asked = tuple["SiteId", Own]
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Worker:
     """The actor.  Calls run one after the other, in the order in which the coordinator made them."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, ClearRequest] = {}
+        self._heard: dict[int, Request] = {}
         self._log = _Kept()
         logging.getLogger("fedvision").addHandler(self._log)
 
@@ -82,7 +92,7 @@ class Worker:
             sees_states=_sees(job), environment=_environment(job) if node != job.home else None,
         )  # fmt: skip
 
-    def hear(self, number: int, request: "ClearRequest", names: Sequence[str], *states: Arrays) -> None:
+    def hear(self, number: int, request: "Request", names: Sequence[str], *states: Arrays) -> None:
         """Keep request `number`, which the sites named later are asked; its `states` lie in shared memory, unwritable."""
         tensors = dict(zip(names, map(_tensors, states), strict=True))
         self._heard = {number: with_states(request, tensors)}
@@ -93,14 +103,52 @@ class Worker:
 
         began = time.perf_counter()
         request = self._heard[number]
-        replies = [answer(replace(request, counted=counted), self._data.site(site), self._bench) for site, counted in asked]
+        replies = [answer(for_site(request, own), self._data.site(site), self._bench) for site, own in asked]
         return Answers(replies, time.perf_counter() - began, self._log.take())
 
 
-def with_states(request: "ClearRequest", states: Mapping[str, "State"]) -> "ClearRequest":
-    """`request` with the tensors in `states`: "model", and the extras of a request to train by their names."""
-    from fedvision.types import TrainRequest
+def shared_part(request: "Request") -> tuple["Request", Own]:
+    """What many sites are sent alike, and what is this one's own."""
+    from fedvision.types import SecureRequest
 
+    if not isinstance(request, SecureRequest):
+        return replace(request, counted=None), Own(request.counted)
+    train = request.train
+    if train is None:
+        return replace(request, messages=()), Own(None, request.messages)
+    return replace(request, messages=(), train=replace(train, counted=None)), Own(train.counted, request.messages)
+
+
+def for_site(request: "Request", own: Own) -> "Request":
+    """The request whose parts `shared_part` took apart."""
+    from fedvision.types import SecureRequest
+
+    if not isinstance(request, SecureRequest):
+        return replace(request, counted=own.counted)
+    train = None if request.train is None else replace(request.train, counted=own.counted)
+    return replace(request, messages=own.messages, train=train)
+
+
+def states_of(request: "Request") -> dict[str, "State"]:
+    """The tensors that a request carries: "model", and the extras of one to train by their names."""
+    from fedvision.types import SecureRequest, TrainRequest
+
+    carrier = request.train if isinstance(request, SecureRequest) else request
+    if carrier is None:
+        return {}
+    return {"model": carrier.model, **(carrier.extras if isinstance(carrier, TrainRequest) else {})}
+
+
+def with_states(request: "Request", states: Mapping[str, "State"]) -> "Request":
+    """`request` with `states` in the place of its own."""
+    from fedvision.types import SecureRequest, TrainRequest
+
+    if isinstance(request, SecureRequest):
+        if request.train is None:
+            return request
+        train = with_states(request.train, states)
+        assert isinstance(train, TrainRequest)
+        return replace(request, train=train)
     extras = {name: state for name, state in states.items() if name != "model"}
     if isinstance(request, TrainRequest):
         return replace(request, model=states["model"], extras=extras)

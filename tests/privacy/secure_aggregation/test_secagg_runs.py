@@ -187,7 +187,6 @@ REFUSED = {
     "federation.on_missing = wait": {"federation": {"on_missing": "wait"}},
     "evaluation.sites = all": {"evaluation": {"sites": "all"}},
     "conditions.misbehaving or deadline": {"conditions": {"deadline": 1.0}},
-    "engine.name = ray": {"engine": {"name": "ray"}},
     "planned_dropouts = 3 leave 4, and 5 must remain": {"secure_aggregation": {"planned_dropouts": 3}},
     "7 sites a round and planned_dropouts = 0 leave 7, and 8 must remain": {"secure_aggregation": {"min_cohort": 8}},
     "federation.min_replies = 4": {"federation": {"min_replies": 4}},
