@@ -19,7 +19,9 @@ def _check(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = per_imag
     return check_model(model, loss, [n for n, p in model.named_parameters() if p.requires_grad], x, y, protection)
 
 
-@pytest.mark.parametrize("name", ["conv reflect", "residual in place", "attention, tokens first", "tied", "frozen batch norm", "channels last inside"])
+@pytest.mark.parametrize(
+    "name", ["conv reflect", "residual in place", "attention, tokens first", "tied", "frozen batch norm", "channels last inside"]
+)
 def test_models_whose_images_do_not_meet_pass(name: str) -> None:
     findings = _check(made(name))
     assert all(f.measured <= f.limit for f in findings) and len(findings) == 4
