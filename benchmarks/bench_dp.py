@@ -83,24 +83,12 @@ def _ours(model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.op
 
 
 def _opacus(mode: str, model: nn.Module, images: Tensor, targets: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    from opacus import PrivacyEngine
+    from privacy.dpsgd import made_private
 
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, targets), batch_size=len(images))
-    options = {"criterion": nn.CrossEntropyLoss()} if mode == "ghost" else {}
-    made = PrivacyEngine().make_private(
-        module=model,
-        optimizer=optimizer,
-        data_loader=loader,
-        noise_multiplier=1.0,
-        max_grad_norm=1.0,
-        poisson_sampling=False,
-        grad_sample_mode=mode,
-        **options,
-    )
-    private, noisy, criterion = made[0], made[1], made[2] if mode == "ghost" else nn.CrossEntropyLoss()
+    private, noisy, criterion = made_private(mode, model, optimizer, torch.utils.data.TensorDataset(images, targets))
 
     def step() -> None:
         noisy.zero_grad(set_to_none=True)

@@ -24,7 +24,7 @@ from privacy.gradients import Clipping, Loss
 
 TOLERANCE = 1e-3
 UNITS = 3  # not a divisor of usual numbers of tokens and windows, so that a mix-up of dimensions shows
-_checked: set[str] = set()
+_checked: dict[str, list["Finding"]] = {}
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,13 @@ class Finding:
 
 
 def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...]) -> list[Finding]:
-    """The findings on the model and loss of `experiment`, [] where this process has checked them already; ModelRefused
-    where one fails."""
+    """The findings on the model and loss of `experiment`, made once a process; ModelRefused where one fails."""
     from fedvision.models import build, parts
     from fedvision.tasks import make_task
 
     known = repr((experiment.model, experiment.task, experiment.privacy, shape, len(classes)))
     if known in _checked:
-        return []
+        return _checked[known]
     task = make_task(experiment.task, classes)
     model = build(experiment, shape, task.outputs)
     own = parts(model, experiment)
@@ -63,7 +62,7 @@ def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classe
         inputs = torch.randn(rows, *shape, generator=generator)
         targets = torch.randint(0, task.outputs, (rows,), generator=generator)
         findings = check_model(model, task.loss, own.weights, inputs, targets, experiment.privacy)
-    _checked.add(known)
+    _checked[known] = findings
     return findings
 
 

@@ -1,6 +1,7 @@
 """The door to Opacus: its PRV accountant, and its per-example gradients as a reference and a fallback for our own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,20 @@ def prv_epsilon(phases: Sequence[tuple[float, float, int]], delta: float) -> flo
     accountant = PRVAccountant()
     accountant.history = list(phases)
     return max(0.0, float(accountant.get_epsilon(delta)))
+
+
+def made_private(mode: str, model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Any) -> tuple[Any, Any, Any]:
+    """Opacus' own (model, optimiser, criterion) of a gradient mode ("hooks", "functorch", "ghost"), one batch of the whole
+    `dataset` at a time and σ = C = 1: what our own steps are measured against."""
+    from opacus import PrivacyEngine
+
+    loader, criterion = torch.utils.data.DataLoader(dataset, batch_size=len(dataset)), nn.CrossEntropyLoss()
+    options = {"criterion": criterion} if mode == "ghost" else {}
+    made = PrivacyEngine().make_private(
+        module=model, optimizer=optimizer, data_loader=loader, noise_multiplier=1.0, max_grad_norm=1.0,
+        poisson_sampling=False, grad_sample_mode=mode, **options,
+    )  # fmt: skip
+    return made[0], made[1], made[2] if mode == "ghost" else criterion
 
 
 class OpacusGradients(UnitGradients):
