@@ -141,7 +141,9 @@ class Rounds:
                 "evaluate": evaluated - summed,
                 "total": evaluated - began,
             }
-            record["simulated_seconds"] = simulated if self.experiment.conditions.any else None
+            record["simulated_seconds"] = (
+                round(simulated, 6) if self.experiment.conditions.any else None
+            )  # a difference of sums: cut where it is exact
             value = criterion(record["evaluation"], self.experiment.evaluation.best)
             best = value is not None and (progress.best is None or _better(self.experiment.evaluation.best, value, progress.best))
             progress = replace(progress, next_round=number + 1, best=value if best else progress.best)
