@@ -1,6 +1,7 @@
 """One Ray for all tests of a session, and runs on digits that are over in a second."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,3 +32,10 @@ def run(tmp_path: Path) -> Callable[..., tuple[RunFolder, dict[str, Any]]]:
         return simulate(digits(engine, **blocks), tmp_path / name, None, quiet=True)
 
     return go
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell gives its background jobs an ignored SIGINT, and a child inherits it: our own handler is not inherited so."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
