@@ -20,6 +20,7 @@ from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
 from fedvision.evaluation import OverSites, Sums, add, measure
 from fedvision.experiment import Experiment
+from fedvision.models import build
 from fedvision.seeds import seed_torch
 from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.progress import Progress
@@ -87,9 +88,10 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
     began, started = time.perf_counter(), datetime.now(UTC)
     with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites' data pooled, run folder {folder.path}")
-        bench = _bench(plain(experiment), data, folder)
+        bench, other = (_bench(plain(experiment), data, folder) for _ in range(2))  # one trains, one serves the evaluations
         job = Assignment(plain(experiment), folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
-        evaluate = Evaluator(job.experiment, job.run_id, Inline(data, bench), bench.task, bench.model, job.own, bench.device, {})
+        measured = build(job.experiment, data.shape, bench.task.outputs)  # a model of its own: measuring touches no trained tensor
+        evaluate = Evaluator(job.experiment, job.run_id, Inline(data, other), bench.task, measured, job.own, bench.device, {})
         pooled = data.pooled("train")
         steps = steps_a_round(experiment, len(pooled), len(data.sites), len(data.sites))
         display.start(experiment.federation.rounds)

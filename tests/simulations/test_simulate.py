@@ -52,6 +52,12 @@ def test_the_federation_learns_and_lies_between_alone_and_pooled(tmp_path: Path)
     assert alone < together - 0.1 and together <= pooled + 0.02 and together > 0.85
 
 
+def test_how_often_a_model_is_measured_does_not_change_it(tmp_path: Path) -> None:
+    for kind in (centralised, lambda e, out, quiet: simulate(e, out, None, quiet=quiet)):
+        found = [kind(experiment(evaluation={"every": n}), tmp_path / f"{kind}-{n}", quiet=True)[1] for n in (1, 2, 1000)]
+        assert len({summary["model_sha256"] for summary in found}) == 1
+
+
 def test_pooled_training_sees_as_many_examples_as_the_federation_does() -> None:
     half = experiment(federation={"sampling": "fixed", "cohort": 3}, training={"epochs": 2})
     assert steps_a_round(half, 320, 6, 6) == 2 * 320 // 2 // 16
