@@ -17,7 +17,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint bench soak configs docs clean
+.PHONY: help setup demo test lint bench soak fuzz configs docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -57,6 +57,9 @@ soak: setup  ## every benchmarks/soak_*.py: random kills, long repeats; resumabl
 	@mkdir -p benchmarks/results
 	@failed=; for file in benchmarks/soak_*.py; do echo "== $$file"; $(BIN)/python $$file || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "not as promised:$$failed" >&2; exit 1; }
+
+fuzz: setup  ## 100,000 mutated DICOM headers through de-identification and its check
+	$(BIN)/python benchmarks/dicom_fuzz.py --count 100000
 
 configs: setup  ## write every config out complete again, after a key was added
 	$(BIN)/python -m fedvision.complete configs/*.yaml
