@@ -127,23 +127,24 @@ class Rounds:
                 state, record["train"] = self._apply(state, attempt, len(sites))
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
+            folding = attempt.fold_seconds
+            del attempt  # with its sum: two models' worth that the next round will want
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
             last = number + 1 == federation.rounds
             due = (number + 1) % self.experiment.evaluation.every == 0 or last
             record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, progress.counted) if due else None
             evaluated = time.perf_counter()
-            waited = asked - began - attempt.fold_seconds
+            waited = asked - began - folding
             record["seconds"] = {
                 "train": min(working, waited),
                 "send": max(waited - working, 0.0),
-                "sum": attempt.fold_seconds + summed - asked,
+                "sum": folding + summed - asked,
                 "evaluate": evaluated - summed,
                 "total": evaluated - began,
             }
-            record["simulated_seconds"] = (
-                round(simulated, 6) if self.experiment.conditions.any else None
-            )  # a difference of sums: cut where it is exact
+            # a difference of sums, cut where it is exact: a resumed clock starts from zero
+            record["simulated_seconds"] = round(simulated, 6) if self.experiment.conditions.any else None
             value = criterion(record["evaluation"], self.experiment.evaluation.best)
             best = value is not None and (progress.best is None or _better(self.experiment.evaluation.best, value, progress.best))
             progress = replace(progress, next_round=number + 1, best=value if best else progress.best)

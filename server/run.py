@@ -86,7 +86,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
         check_experiment(experiment, job.shape, job.classes)
     strategy = protected(make_strategy(experiment.strategy), experiment, plan)
     layout = declare(experiment, model.state_dict(), parts(model, experiment), len(exchange.sites()))
-    initial = strategy.init({name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+    initial = strategy.init({name: tensor.detach() for name, tensor in model.state_dict().items()})  # shared: neither is changed in place
     checkpoints = Checkpoints(folder.path / "checkpoints", experiment.tracking.checkpoints)
     state, progress = checkpoints.newest(initial) or (initial, Progress())
     folder.truncate_rounds(progress.next_round)

@@ -4,7 +4,8 @@ A strategy of kind "sum" is shown the sum over the sites only, so that it works 
 (secure aggregation).  One of kind "single" is shown each update, and cannot be combined with masking.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -50,11 +51,19 @@ def make_strategy(config: Any) -> Strategy:
     return kinds[config.name](**options)
 
 
-def moved(model: State, step: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model with `step` (float64, used up) added to the tensors that it names; new tensors, in the model's own types."""
-    return {name: step[name].add_(x).to(x.dtype) if name in step else x for name, x in model.items()}
+Steps = Iterator[tuple[str, Tensor]]
 
 
-def mean_updates(sent: Any, field: str) -> dict[str, Tensor]:
-    """The mean update of each tensor of a field, float64 and the caller's; {} where the run has no such field."""
-    return {name: sent.mean(field, name) for name in sent.total.layout.slots.get(field, {})}
+def moved(model: State, *steps: Steps) -> dict[str, Tensor]:
+    """The model with each step (float64, used up) added to its tensor; new tensors, in the model's own types, made one at a
+    time, so that no second model of float64 is ever held."""
+    result = dict(model)
+    for name, step in chain.from_iterable(steps):
+        result[name] = step.add_(model[name]).to(model[name].dtype)
+    return result
+
+
+def means(sent: Any, field: str, rate: float = 1.0) -> Steps:
+    """rate times the mean update of each tensor of a field, float64 and the caller's; nothing where the run has no such field."""
+    for name in sent.total.layout.slots.get(field, {}):
+        yield name, sent.mean(field, name).mul_(rate)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import mean_updates, moved
+from server.strategies import Steps, means, moved
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class FedAdam:
 
     def apply(self, state: Adaptive, sent: Aggregate, sites: int) -> Adaptive:
         """One step."""
-        m, v, step = {}, {}, {}
-        for name, delta in mean_updates(sent, "weights").items():
-            m_t = self.beta1 * state.m[name].double() if name in state.m else 0.0
-            v_t = self.beta2 * (state.v[name].double() if name in state.v else self.tau**2)
-            m_t = m_t + (1 - self.beta1) * delta
-            v_t = v_t + (1 - self.beta2) * delta**2
-            m[name], v[name] = m_t.to(torch.float32), v_t.to(torch.float32)
-            step[name] = self.server_learning_rate * m_t / (v_t.sqrt() + self.tau)
-        return Adaptive(moved(state.w, step | mean_updates(sent, "buffers")), m, v)
+        m: dict[str, Tensor] = {}
+        v: dict[str, Tensor] = {}
+
+        def steps() -> Steps:
+            for name, delta in means(sent, "weights"):
+                m_t = self.beta1 * state.m[name].double() if name in state.m else 0.0
+                v_t = self.beta2 * (state.v[name].double() if name in state.v else self.tau**2)
+                m_t = m_t + (1 - self.beta1) * delta
+                v_t = v_t + (1 - self.beta2) * delta**2
+                m[name], v[name] = m_t.to(torch.float32), v_t.to(torch.float32)
+                yield name, self.server_learning_rate * m_t / (v_t.sqrt() + self.tau)
+
+        return Adaptive(moved(state.w, steps(), means(sent, "buffers")), m, v)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import mean_updates, moved
+from server.strategies import means, moved
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,4 @@ class FedAvg:
 
     def apply(self, state: Model, sent: Aggregate, sites: int) -> Model:
         """One step."""
-        step = {name: d.mul_(self.server_learning_rate) for name, d in mean_updates(sent, "weights").items()}
-        return Model(moved(state.w, step | mean_updates(sent, "buffers")))
+        return Model(moved(state.w, means(sent, "weights", self.server_learning_rate), means(sent, "buffers")))

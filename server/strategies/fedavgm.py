@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import mean_updates, moved
+from server.strategies import Steps, means, moved
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,12 @@ class FedAvgM:
 
     def apply(self, state: Moving, sent: Aggregate, sites: int) -> Moving:
         """One step."""
-        v = {}
-        for name, delta in mean_updates(sent, "weights").items():
-            last = state.v.get(name)
-            v[name] = (delta if last is None else self.momentum * last.double() + delta).to(torch.float32)
-        step = {name: self.server_learning_rate * x.double() for name, x in v.items()}
-        return Moving(moved(state.w, step | mean_updates(sent, "buffers")), v)
+        v: dict[str, Tensor] = {}
+
+        def steps() -> Steps:
+            for name, delta in means(sent, "weights"):
+                last = state.v.get(name)
+                v[name] = (delta if last is None else self.momentum * last.double() + delta).to(torch.float32)
+                yield name, self.server_learning_rate * v[name].double()
+
+        return Moving(moved(state.w, steps(), means(sent, "buffers")), v)

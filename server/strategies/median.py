@@ -13,7 +13,7 @@ import torch
 
 from fedvision.types import State
 from server.aggregate import Updates
-from server.strategies import moved
+from server.strategies import Steps, moved
 from server.strategies.fedavg import Model
 
 
@@ -38,11 +38,12 @@ class Median:
 
     def apply(self, state: Model, sent: Updates, sites: int) -> Model:
         """One step, block by block."""
-        step = {}
-        for field, rate in (("weights", self.server_learning_rate), ("buffers", 1.0)):
-            for name, slot in sent.layout.slots.get(field, {}).items():
-                middle = np.empty(slot.stop - slot.start)
-                for piece, numbers in sent.blocks(field, name):
-                    middle[piece] = np.median(numbers, axis=0)
-                step[name] = rate * torch.from_numpy(middle.reshape(slot.shape))
-        return Model(moved(state.w, step))
+        return Model(moved(state.w, _medians(sent, "weights", self.server_learning_rate), _medians(sent, "buffers", 1.0)))
+
+
+def _medians(sent: Updates, field: str, rate: float) -> Steps:
+    for name, slot in sent.layout.slots.get(field, {}).items():
+        middle = np.empty(slot.stop - slot.start)
+        for piece, numbers in sent.blocks(field, name):
+            middle[piece] = np.median(numbers, axis=0)
+        yield name, rate * torch.from_numpy(middle.reshape(slot.shape))

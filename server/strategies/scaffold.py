@@ -11,7 +11,7 @@ import torch
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import mean_updates, moved
+from server.strategies import means, moved
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Scaffold:
 
     def apply(self, state: Controlled, sent: Aggregate, sites: int) -> Controlled:
         """One step; sites = N."""
-        step = {name: d.mul_(self.server_learning_rate) for name, d in mean_updates(sent, "weights").items()}
         share, c = sent.count / sites, {}
-        for name, delta in mean_updates(sent, "control").items():
+        for name, delta in means(sent, "control"):
             c[name] = (state.c.get(name, torch.zeros(())) + share * delta).to(torch.float32)
-        return Controlled(moved(state.x, step | mean_updates(sent, "buffers")), c)
+        return Controlled(moved(state.x, means(sent, "weights", self.server_learning_rate), means(sent, "buffers")), c)
