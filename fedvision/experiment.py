@@ -232,7 +232,7 @@ class ServerData(Section):
         return self
 
 
-METRICS = {"classification": ("accuracy", "balanced_accuracy", "f1", "loss", "auc")}  # by task; recall_CLASS besides
+METRICS = {"classification": ("accuracy", "balanced_accuracy", "f1", "loss", "auc")}  # that can pick the best model, by task
 
 
 class Evaluation(Section):
@@ -379,10 +379,10 @@ def _complaints(e: Experiment) -> Any:
     if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
         near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
         yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
-    if e.evaluation.best not in METRICS[e.task] and not e.evaluation.best.startswith("recall_"):
+    if e.evaluation.best not in METRICS[e.task]:
         near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])} and recall_CLASS{meant}"
+        yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])}{meant}"
     if e.evaluation.sites == "none" and e.evaluation.server is None:
         yield "evaluation.sites = none and evaluation.server = null leave nothing to measure; set one of them"
     if e.engine.address is not None and e.engine.name != "ray":

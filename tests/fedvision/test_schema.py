@@ -128,7 +128,7 @@ def test_the_nearest_file_is_named(tmp_path: Path) -> None:
         ("training.learning_rate='0.1'", "training.learning_rate = '0.1': it should be a valid number"),
         ("data.mean=[.nan]", "data.mean.0 = nan"),
         ("engine.name=rya", "did you mean ray?"),
-        ("encoding.bits=16", "encoding.bits = 16: allowed are 32 or 64"),
+        ("encoding.bits=17", "encoding.bits = 17: allowed are 16, 20, 24, 32 or 64"),
         ("name=a/b", "name = 'a/b': it should match"),
         ("model.name=resnet18", "did you mean t"),
         ("evaluation.best=acuracy", "did you mean accuracy?"),

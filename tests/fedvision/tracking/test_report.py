@@ -159,20 +159,20 @@ def test_figures_that_are_not_finite_leave_gaps_and_a_note(run: Runs) -> None:
 
 
 def test_metrics_of_any_task_are_drawn_the_main_one_first(run: Runs) -> None:
-    folder = run(rounds=2, evaluation={"best": "dice", "server": {"test": 0.2}})
+    folder = run(rounds=2, evaluation={"best": "f1", "server": {"test": 0.2}})
     records = folder.rounds()
     folder.truncate_rounds(0)
     for record in records:
         record["evaluation"] = {
-            "server": {"validation": None, "test": {"hausdorff_distance": 4.0, "dice": 0.7}},
+            "server": {"validation": None, "test": {"hausdorff_distance": 4.0, "f1": 0.7}},
             "sites": None,
         }
         folder.append_round(record)
-    folder.write_summary(folder.summary() | {"metrics": {"dice": 0.7}, "sites": {}})
+    folder.write_summary(folder.summary() | {"metrics": {"f1": 0.7}, "sites": {}})
     page = Page(draw_report(folder.path))
     captions = re.findall(r"<figcaption>([^<]*)", page.source)
-    assert captions[:2] == ["dice", "hausdorff distance"]
-    assert "It reached dice 0.700 (server test)." in page.text
+    assert captions[:2] == ["f1", "hausdorff distance"]
+    assert "It reached f1 0.700 (server test)." in page.text
 
 
 def test_a_thousand_sites_are_a_histogram_and_the_ten_worst_in_a_small_page(tmp_path: Path) -> None:
