@@ -30,9 +30,10 @@ def absent(experiment: Experiment) -> str | None:
 
 def shortened(path: Path) -> list[str]:
     """Settings by which a config runs in seconds: two rounds, a step a site, few sites asked, and only what they need kept."""
-    federation = load(path).federation
+    experiment = load(path)
+    federation = experiment.federation
     settings = ["federation.rounds=2", "training.epochs=null", "training.steps=1", "tracking.mlflow=null", "tracking.report=false"]
-    if federation.cohort is not None:
+    if federation.cohort is not None and not experiment.secure_aggregation.enabled:  # whose thresholds belong to its cohort
         settings += [f"federation.cohort={max(4, federation.min_replies)}"]
     return [*settings, "evaluation.every=2"]
 
