@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
     """What fedvision logs goes to the folder's run.log."""
     handler = logging.FileHandler(folder.path / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk is said once, and not by the log
     root = logging.getLogger("fedvision")
     level = root.level
     root.addHandler(handler)
@@ -133,7 +134,8 @@ def logged_to(folder: RunFolder) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with suppress(OSError):  # a disk that is full has its own message, which this must not hide
+            handler.close()
 
 
 @contextmanager
@@ -145,9 +147,11 @@ def concluded(experiment: Experiment, folder: RunFolder, display: Progress) -> I
 
         log = MlflowLog(folder, experiment.tracking.mlflow, say=display.message)
         log.log_params(experiment.model_dump())
+    failed = False
     try:
         yield [log] if log is not None else []
     except BaseException as error:  # raised again: a run that ended before its first round says so too
+        failed = True
         summary = folder.summary()
         if summary["status"] == "running":
             ended = (
@@ -159,7 +163,12 @@ def concluded(experiment: Experiment, folder: RunFolder, display: Progress) -> I
         raise
     finally:
         display.finish()
-        draw(experiment, folder)
+        try:
+            draw(experiment, folder)
+        except RunFolderError as error:
+            if not failed:
+                raise
+            display.message(str(error))  # what ended the run is the message that counts
         if log is not None:
             summary = folder.summary()
             artefacts = [folder.path / name for name in ARTEFACTS if (folder.path / name).exists()]
