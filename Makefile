@@ -48,7 +48,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup  ## every benchmarks/bench_*.py; each keeps its figures under benchmarks/results/
+bench: setup  ## every benchmarks/bench_*.py; figures are kept under benchmarks/results/ (bench_dp.py only prints)
 	@mkdir -p benchmarks/results
 	@failed=; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || failed="$$failed $$file"; done; \
 	test -z "$$failed" || { echo "not as promised:$$failed" >&2; exit 1; }

@@ -72,7 +72,9 @@ def main() -> None:
         "seconds_to_first_round": {name: min(values) for name, values in starts.items()},
         "rounds": number * 2,
     }
-    print(json.dumps(result))
+    said = json.dumps(result)
+    (Path(__file__).parent / "results" / "bench_ray.json").write_text(said + "\n")
+    print(said)
 
 
 if __name__ == "__main__":
