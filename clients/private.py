@@ -16,7 +16,8 @@ from clients.training import batches, learning_rate, train
 from fedvision.algorithms import SITE_STATE
 from fedvision.data.site import Site
 from fedvision.errors import BudgetExhausted
-from fedvision.experiment import Experiment, ImageFolder, keeps_replies
+from fedvision.experiment import Experiment, keeps_replies
+from fedvision.holdings import ImageFolder
 from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedvision.data.site import Examples
-from fedvision.experiment import Training
+from fedvision.learning import Training
 from fedvision.seeds import stream
 
 Correct = Callable[[], None]  # changes the gradients in place, between backward and step

@@ -5,10 +5,10 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fedvision.errors import ConfigError
@@ -17,6 +17,13 @@ _DEEPEST = 32  # blocks inside blocks that are read
 _LARGEST = 1 << 20  # bytes of a config
 _LONGEST_NUMBER = 100  # digits
 _MOST_MISTAKES = 12  # shown at once
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Units = Annotated[int, Field(ge=1, le=65_536)]  # of a layer: what still fits in memory
+Sites = Annotated[int, Field(ge=1, le=1_000_000)]
+Side = Annotated[int, Field(ge=4, le=4096)]
 
 
 class Section(BaseModel):

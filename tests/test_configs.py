@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedvision.complete import complete
-from fedvision.experiment import Experiment, ImageFolder, load
+from fedvision.experiment import Experiment, load
+from fedvision.holdings import ImageFolder
 from simulations.run import simulate
 
 ROOT = Path(__file__).parents[1]

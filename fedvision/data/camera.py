@@ -13,7 +13,7 @@ import numpy as np
 from fedvision.seeds import stream
 
 if TYPE_CHECKING:
-    from fedvision.experiment import Camera
+    from fedvision.holdings import Camera
 
 FIELDS = ("gain_red", "gain_green", "gain_blue", "gamma", "noise", "blur", "jpeg")
 _AT_ONCE = 1 << 22  # bytes of uint8 images in one piece: their floats fit in the processor's caches

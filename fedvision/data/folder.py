@@ -20,7 +20,7 @@ from fedvision.data.prepared import Prepared, prepare
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
-    from fedvision.experiment import ImageFolder
+    from fedvision.holdings import ImageFolder
 
 _FORMATS = "png jpg jpeg jpe jfif bmp dib tif tiff gif webp ppm pgm pbm pnm jp2 tga pcx avif"
 SUFFIXES = frozenset(f".{suffix}" for suffix in _FORMATS.split())

@@ -17,7 +17,7 @@ from fedvision.data.prepared import prepare
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
-    from fedvision.experiment import Digits, Elpv, Mnist5k
+    from fedvision.holdings import Digits, Elpv, Mnist5k
 
 _DIGITS = tuple("0123456789")
 

@@ -14,7 +14,7 @@ from fedvision.data import decode, prepared
 from fedvision.data.draw import draw
 from fedvision.data.folder import image_folder
 from fedvision.errors import ConfigError, CorruptImage, DataError
-from fedvision.experiment import ImageFolder
+from fedvision.holdings import ImageFolder
 
 
 def opened(folder: Path, **options):
@@ -376,7 +376,7 @@ def test_two_processes_at_once_end_with_the_same_images(grey, images, cache):
     for n in range(300):
         grey(f"cat/{n:03}.png", n % 256, size=(32, 32))
     code = (
-        "import sys; from fedvision.experiment import ImageFolder; from fedvision.data.folder import image_folder;"
+        "import sys; from fedvision.holdings import ImageFolder; from fedvision.data.folder import image_folder;"
         "print(image_folder(ImageFolder(root=sys.argv[1], channels=1)).fingerprint())"
     )
     command = [sys.executable, "-c", code, str(images)]

@@ -10,7 +10,7 @@ from fedvision.data.datasets import DATASETS
 from fedvision.data.draw import draw
 from fedvision.data.partition import SERVER
 from fedvision.errors import DataError
-from fedvision.experiment import Digits, Elpv, Mnist5k
+from fedvision.holdings import Digits, Elpv, Mnist5k
 
 needs_elpv = pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="elpv: pip install --no-deps elpv-dataset")
 

@@ -10,7 +10,7 @@ from fedvision.data.dataset import normalisation
 from fedvision.data.draw import draw
 from fedvision.data.federation import Federated, open_federated
 from fedvision.errors import ConfigError, DataError
-from fedvision.experiment import Camera
+from fedvision.holdings import Camera
 
 CAMERA = {"white_balance": 0.5, "gamma": 1.0, "noise": 0.1, "blur": 1.0, "jpeg": 50}
 

