@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from typing import Any, NewType, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -61,7 +61,8 @@ Request = TrainRequest | EvaluateRequest | SecureRequest
 class ClientUpdate:
     """A site's contribution to a round's sums: one vector of fixed-point numbers, laid out by the run's `sums.Layout`.
 
-    vector: int64 or int32 [layout.size], the site's weight and figures of training among its fields.
+    vector: int64 or int32 [layout.size], the site's weight and figures of training among its fields; `Unwritten` only in a
+        loop that adds it up before its site's worker goes on.
     layout: the layout's digest, so that two parties who mean different numbers find out.
     work: examples that went through the model: what the simulated clock runs on.
     """
@@ -69,7 +70,7 @@ class ClientUpdate:
     site: SiteId
     round: int
     attempt: int
-    vector: np.ndarray
+    vector: Any
     layout: str
     work: int = 0
 

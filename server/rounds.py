@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from fedvision.errors import RoundFailed, UpdateRefused
+from fedvision.errors import OutOfRange, RoundFailed, UpdateRefused
 from fedvision.evaluation import criterion
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
@@ -75,6 +75,8 @@ class Attempt:
         try:
             self.norms.append(self._add(reply, requests[site], layout))
             self.answered.append(site)
+        except OutOfRange as error:
+            self.declined[site] = f"out_of_range: {error}"
         except UpdateRefused as error:
             self.refused[site] = f"{error.code}: {error}"
 
