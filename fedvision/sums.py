@@ -305,6 +305,11 @@ class Total:
             squares += sum_of_squares(double)
         return squares
 
+    def include(self, sum: np.ndarray, count: int) -> None:
+        """Add the sum over `count` sites whose vectors were checked one by one by the same code, in a worker."""
+        np.add(self.sum, sum, out=self.sum)
+        self.count += count
+
     def put(self, vector: np.ndarray, count: int) -> None:
         """Take the sum over `count` sites, which nobody has seen one by one; UpdateRefused where it is beyond what they may send."""
         for f in self.layout.fields:

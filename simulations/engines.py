@@ -33,10 +33,10 @@ def inline(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
 
     data = setting.data
     bench = Workbench.set_up(setting.experiment, data.shape, data.classes, len(data.sites), setting.states)
-    return conduct(Inline(data, bench, straight=_added_at_once(setting.experiment)))
+    return conduct(Inline(data, bench, straight=added_at_once(setting.experiment)))
 
 
-def _added_at_once(experiment: Experiment) -> bool:
+def added_at_once(experiment: Experiment) -> bool:
     """Whether nobody holds an update on its way into the sum: no fault to play, no rule on single updates, no mask."""
     held = experiment.conditions.any or experiment.secure_aggregation.enabled or experiment.privacy is not None
     return not held and experiment.strategy.name not in SEES_SINGLE_UPDATES

@@ -1,7 +1,8 @@
 """The exchange over Ray workers: each free worker gets the next sites, and replies come as they are made.
 
-A request's model travels once: it is put into Ray's shared memory, and workers read it there.  Replies lie there too
-until they are folded; each worker has at most two calls open, so that few replies wait, and no worker does.
+A request's model travels once: it is put into Ray's shared memory, and workers read it there.  Workers check updates and
+add them up, exactly, and send one sum each when all is done; where somebody must see single updates, these lie in shared
+memory until they are folded.  Each worker has at most two calls open, so that few replies wait, and no worker does.
 """
 
 import logging
@@ -19,8 +20,8 @@ from ray.exceptions import RayTaskError
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import EvaluateRequest, Exchange, Reply, Request, SecureRequest, SiteId, State, TrainRequest
-from simulations.engines import Setting
+from fedvision.types import Added, EvaluateRequest, Exchange, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
+from simulations.engines import Setting, added_at_once
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
 from simulations.ray_worker import PROBE, Asked, Job, shared_part, states_of, with_states
@@ -64,6 +65,7 @@ class OnRay:
 
     def __init__(self, data: Federated, crew: Crew):
         self.data, self.crew = data, crew
+        self._straight = added_at_once(crew.experiment)
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
         self._said = 0  # requests so far, which are known to the workers by number
@@ -73,17 +75,22 @@ class OnRay:
         """Every site of the partition."""
         return self.data.sites
 
-    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Any]:
         """Replies in the order in which workers make them.  A worker that dies is replaced, and its sites asked again."""
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
-    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
+    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Any]:
         self._said += 1
         message = self._message(base)
         calls: dict[Any, Call] = {}
-        while queue or calls:
+        held: dict[Hand, list[Asked]] = {}  # whose updates a worker has added up, and not sent
+        told: set[SiteId] = set()
+        while queue or calls or held:
             self._hand_out(message, _kind(base), queue, calls)
+            if not queue:  # whoever is through sends its sum while the others still work
+                for hand in held.keys() - {call.hand for call in calls.values()}:
+                    calls[hand.actor.subtotal.remote(self._said)] = Call(hand, self._said, held.pop(hand))
             if (done := self.crew.wait(calls)) is None:
                 continue
             call = calls.pop(done)
@@ -92,16 +99,23 @@ class OnRay:
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                queue.extendleft(reversed(call.asked))
+                queue.extendleft(reversed([*held.pop(call.hand, []), *call.asked]))
                 self.crew.died(call.hand, error)
                 continue
             del done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
+            if isinstance(answers, Subtotal):
+                yield answers
+                continue
+            added = {reply.site for reply in answers.replies if isinstance(reply, Added)}
+            if added:
+                held.setdefault(call.hand, []).extend(asked for asked in call.asked if asked[0] in added)
             self._hand_out(message, _kind(base), queue, calls)
             self._worked += answers.seconds
             self._pace[_kind(base)] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
                 logging.getLogger(name).log(level, "%s", text)
-            yield from answers.replies
+            yield from (reply for reply in answers.replies if reply.site not in told)
+            told |= added
 
     def _hand_out(self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call]) -> None:
         """Give every able hand its next sites, up to OPEN_CALLS calls."""
@@ -118,7 +132,7 @@ class OnRay:
         """Many small sites, or one large one; fewer and fewer, so that all workers end together."""
         fair = math.ceil(left / (OPEN_CALLS * len(self.crew.hands)))
         quick = CALL_SECONDS / max(self._pace[kind], 1e-6) if kind in self._pace else 1
-        room = CALL_BYTES // self.crew.vector_bytes if kind in VECTORS else left
+        room = CALL_BYTES // self.crew.vector_bytes if kind in VECTORS and not self._straight else left
         return max(1, int(min(fair, quick, room)))
 
     def _message(self, base: Request) -> tuple[Any, ...]:
