@@ -15,6 +15,7 @@ from server.aggregate import Aggregate, Updates
 from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
+from server.memory import give_back
 from server.strategies import Strategy
 
 
@@ -150,6 +151,7 @@ class Rounds:
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
             folding = attempt.fold_seconds
             del attempt  # with its sum: two models' worth that the next round will want
+            give_back(self.layout.size)
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
             last = number + 1 == federation.rounds

@@ -9,7 +9,8 @@ import logging
 import math
 import secrets
 import time
-from collections import OrderedDict, deque
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
+from torch import Tensor
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
@@ -30,7 +32,6 @@ T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
 CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
 CALL_BYTES = 24 << 20  # of replies in one call, so that few wait to be folded
-_BROADCASTS_KEPT = 4  # states in shared memory: this round's, and what its evaluation and the next round may use again
 
 
 def run_on_ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
@@ -69,7 +70,7 @@ class OnRay:
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
         self._said = 0  # requests so far, which are known to the workers by number
-        self._states: OrderedDict[Any, tuple[State, Any]] = OrderedDict()
+        self._states: dict[Any, tuple[list[weakref.ref[Tensor]], Any]] = {}
 
     def sites(self) -> Sequence[SiteId]:
         """Every site of the partition."""
@@ -141,14 +142,13 @@ class OnRay:
         return (with_states(base, {name: {} for name in states}), tuple(states), *(self._shared(state) for state in states.values()))
 
     def _shared(self, state: State) -> Any:
-        """A reference to `state` in shared memory, where the same tensors are put once.  They never change in place, and
-        are held here, so that their identities stay theirs."""
+        """A reference to `state` in shared memory, where the same tensors are put once, and let go when they are."""
+        for key in [key for key, (tensors, _) in self._states.items() if any(tensor() is None for tensor in tensors)]:
+            del self._states[key]
         key = tuple((name, id(tensor)) for name, tensor in state.items())
         if key not in self._states:
-            self._states[key] = (state, ray.put({name: tensor.detach().cpu().numpy() for name, tensor in state.items()}))
-        self._states.move_to_end(key)
-        while len(self._states) > _BROADCASTS_KEPT:
-            self._states.popitem(last=False)
+            arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+            self._states[key] = ([weakref.ref(tensor) for tensor in state.values()], ray.put(arrays))
         return self._states[key][1]
 
     def clock(self) -> float:
