@@ -1,5 +1,6 @@
 """What a strategy is shown of a round: a sum over the sites, or, for the rules that must, each update by itself."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,12 @@ class Updates:
     def __init__(self, layout: Layout, most: int, max_norm: float, folder: Path | None = None):
         self.layout, self.max_norm = layout, max_norm
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by `close`)
-        self._vectors = np.memmap(self._file, layout.dtype, "w+", shape=(most, layout.size))
+        size = most * layout.size * layout.dtype.itemsize
+        if hasattr(os, "posix_fallocate"):  # Linux: a full disk is an error here, and would be a fatal signal at a page
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        else:
+            self._file.truncate(size)
+        self._vectors = np.memmap(self._file, layout.dtype, "r+", shape=(most, layout.size))
         self._sites: list[str] = []
 
     def add(self, site: str, vector: np.ndarray) -> float:
@@ -87,6 +93,7 @@ class Updates:
             yield piece, self._numbers(field, slice(slot.start + piece.start, slot.start + piece.stop))
 
     def close(self) -> None:
-        """Give the disk back."""
-        del self._vectors
-        self._file.close()
+        """Give the disk back; once is enough."""
+        if not self._file.closed:
+            del self._vectors
+            self._file.close()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedvision.errors import RoundFailed, UpdateRefused
@@ -89,6 +90,11 @@ class Attempt:
             return self.sink.add(reply.site, reply.vector)
         return self.sink.add(reply.vector)
 
+    def let_go(self) -> None:
+        """Give back what the updates take."""
+        if isinstance(self.sink, Updates):
+            self.sink.close()
+
     def record(self) -> dict[str, Any]:
         """Who did what, in the order of the names: arrival must not show."""
         return {
@@ -102,7 +108,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Rounds:
-    """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies."""
+    """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
+    scratch: folder for a round's updates where they are kept one by one; None = the system's."""
 
     experiment: Experiment
     run_id: str
@@ -112,6 +119,7 @@ class Rounds:
     evaluate: Evaluate
     recorder: Recorder
     masked: MaskedSums | None = None
+    scratch: Path | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -128,6 +136,7 @@ class Rounds:
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
             folding = attempt.fold_seconds
+            attempt.let_go()
             del attempt  # with its sum: two models' worth that the next round will want
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
@@ -159,6 +168,7 @@ class Rounds:
             waiting = federation.on_missing == "wait" and count > 1
             chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
             if not waiting and count > 1:
+                attempt.let_go()
                 attempt = Attempt(self._sink())
             requests = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(requests))
@@ -181,16 +191,14 @@ class Rounds:
 
     def _sink(self) -> Total | Updates:
         most = self.experiment.federation.max_update_norm
-        return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most)
+        return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most, self.scratch)
 
     def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any] | None]:
         if isinstance(attempt.sink, Updates):
             record = None
             if self.experiment.privacy is None:
                 record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
-            state = self.strategy.apply(state, attempt.sink, sites)
-            attempt.sink.close()
-            return state, record
+            return self.strategy.apply(state, attempt.sink, sites), record
         aggregate = Aggregate.of(attempt.sink)
         told = {"loss": aggregate.mean_loss, "examples": aggregate.examples} if aggregate.mean_loss is not None else None
         return self.strategy.apply(state, aggregate, sites), told

@@ -119,5 +119,6 @@ MISBEHAVIOURS: dict[str, Callable[[ClientUpdate, Layout], Reply]] = {
     "wrong_dtype": lambda u, layout: replace(u, vector=u.vector.astype(np.int16)),
     "negative_weight": lambda u, layout: _numbers(u, layout, COUNT, lambda n: -np.abs(n)),
     "huge_weight": lambda u, layout: _numbers(u, layout, COUNT, _largest),
+    "opposite": lambda u, layout: _numbers(u, layout, "weights", lambda n: -4 * n),  # in range: no check can refuse it
     "raise": lambda u, layout: Declined(u.site, u.round, "error", "RuntimeError, as conditions.misbehaving asks"),
 }

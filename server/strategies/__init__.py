@@ -4,10 +4,13 @@ A strategy of kind "sum" is shown the sum over the sites only, so that it works 
 (secure aggregation).  One of kind "single" is shown each update, and cannot be combined with masking.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import chain
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from fedvision.types import State
@@ -35,20 +38,32 @@ class Strategy(Protocol):
         ...
 
 
-def make_strategy(config: Any) -> Strategy:
-    """The strategy of a config."""
+def make_strategy(config: Any, sites: Sequence[str] = ()) -> Strategy:
+    """The strategy of a config, in a federation of `sites`."""
+    from server.strategies.afl import Afl
+    from server.strategies.fedadagrad import FedAdagrad
     from server.strategies.fedadam import FedAdam
     from server.strategies.fedavg import FedAvg
     from server.strategies.fedavgm import FedAvgM
+    from server.strategies.feddyn import FedDyn
+    from server.strategies.fednova import FedNova
+    from server.strategies.fedyogi import FedYogi
+    from server.strategies.krum import Krum
     from server.strategies.median import Median
+    from server.strategies.qfedavg import QFedAvg
     from server.strategies.scaffold import Scaffold
+    from server.strategies.trimmed_mean import TrimmedMean
 
-    options = {name: value for name, value in config.model_dump().items() if name not in {"name", "mu"}}
     kinds: dict[str, Any] = {
-        "fedavg": FedAvg, "fedprox": FedAvg, "fedbn": FedAvg,
-        "fedavgm": FedAvgM, "fedadam": FedAdam, "scaffold": Scaffold, "median": Median,
+        "fedavg": FedAvg, "fedprox": FedAvg, "fedbn": FedAvg, "fedrep": FedAvg, "ditto": FedAvg,
+        "fedavgm": FedAvgM, "fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad,
+        "scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "qfedavg": QFedAvg, "afl": Afl,
+        "median": Median, "trimmed_mean": TrimmedMean, "krum": Krum, "multi_krum": Krum,
     }  # fmt: skip
-    return kinds[config.name](**options)
+    kind = kinds[config.name]
+    options = config.model_dump() | {"sites": tuple(sorted(sites))}
+    strategy: Strategy = kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+    return strategy
 
 
 Steps = Iterator[tuple[str, Tensor]]
@@ -67,3 +82,13 @@ def means(sent: Any, field: str, rate: float = 1.0) -> Steps:
     """rate times the mean update of each tensor of a field, float64 and the caller's; nothing where the run has no such field."""
     for name in sent.total.layout.slots.get(field, {}):
         yield name, sent.mean(field, name).mul_(rate)
+
+
+def combined(sent: Any, field: str, rule: Callable[[np.ndarray], np.ndarray], rate: float = 1.0) -> Steps:
+    """rate times what `rule` makes of the sites' own updates, [sites, k] -> [k], block by block; nothing where the run has
+    no such field."""
+    for name, slot in sent.layout.slots.get(field, {}).items():
+        whole = np.empty(slot.stop - slot.start)
+        for piece, numbers in sent.blocks(field, name):
+            whole[piece] = rule(numbers)
+        yield name, rate * torch.from_numpy(whole.reshape(slot.shape))
