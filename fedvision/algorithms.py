@@ -167,6 +167,15 @@ class MultiKrum(Section):
     selected: Positive | None = Field(None, description="m, updates that are averaged; null = all but f")
 
 
+class FedBuff(Section):
+    """Asynchronous rounds: a step for every few updates, whenever they come.  Nguyen et al. 2022, algorithm 1."""
+
+    name: Literal["fedbuff"] = Field("fedbuff", description="`fedvision list strategies`")
+    server_learning_rate: ServerLearningRate = 1.0
+    buffer: Positive = Field(10, description="K, updates that make a step of the model, which is a round here")
+    concurrency: Positive = Field(20, description="sites that train at the same time, on the simulated clock")
+
+
 ALGORITHMS: dict[str, type[Section]] = {
     "fedavg": FedAvg,
     "fedavgm": FedAvgM,
@@ -186,6 +195,7 @@ ALGORITHMS: dict[str, type[Section]] = {
     "trimmed_mean": TrimmedMean,
     "krum": Krum,
     "multi_krum": MultiKrum,
+    "fedbuff": FedBuff,
 }
 
 Strategy = Annotated[
@@ -206,7 +216,8 @@ Strategy = Annotated[
     | Median
     | TrimmedMean
     | Krum
-    | MultiKrum,
+    | MultiKrum
+    | FedBuff,
     Field(discriminator="name", description="the federated algorithm and its options"),
 ]
 
@@ -219,4 +230,4 @@ SEES_SINGLE_UPDATES = {
 SITE_STATE = {"scaffold", "feddyn", "fedbn", "fedrep", "ditto"}  # keep something at the sites from round to round
 AT_HOME = {"fedbn", "fedrep"}  # keep parts of the model at the sites, so that the coordinator has no whole one
 SHARED_TOO = {"ditto"}  # whose sites have a model of their own beside the shared one: both are measured there
-UNIFORM = {"median", "trimmed_mean", "krum", "multi_krum", "feddyn", "afl"}  # count each site once, whatever it holds
+UNIFORM = {"median", "trimmed_mean", "krum", "multi_krum", "feddyn", "afl", "fedbuff"}  # count each site once, whatever it holds

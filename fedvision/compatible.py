@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedvision.algorithms import AT_HOME, SEES_SINGLE_UPDATES, UNIFORM, Afl, Krum, MultiKrum
+from fedvision.algorithms import AT_HOME, SEES_SINGLE_UPDATES, UNIFORM, Afl, FedBuff, Krum, MultiKrum
 from fedvision.holdings import ImageFolder
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
@@ -70,6 +70,8 @@ def _strategy_complaints(e: "Experiment") -> Iterator[str]:
             f"strategy.byzantine = {s.byzantine} and federation.min_replies = {f.min_replies} exclude each other: {s.name} tolerates f such sites "
             f"among 2f + 3 replies or more; set min_replies to {2 * s.byzantine + 3}"
         )
+    if isinstance(s, FedBuff):
+        yield from _asynchronous_complaints(e, s)
     if s.name in AT_HOME and e.evaluation.server is not None:
         kept = "BatchNorm layers" if s.name == "fedbn" else "heads"
         yield (
@@ -82,11 +84,36 @@ def _strategy_complaints(e: "Experiment") -> Iterator[str]:
         yield f"{this} needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
 
 
+def _asynchronous_complaints(e: "Experiment", s: FedBuff) -> Iterator[str]:
+    """What asynchronous rounds do not go with."""
+    f, this, sites = e.federation, "strategy.name = fedbuff", e.partition.sites
+    if f.sampling != "all":
+        yield f"{this} and federation.sampling = {f.sampling} exclude each other: whoever is free may be asked at any time; set sampling to all"
+    if f.on_missing != "retry":
+        yield f"{this} and federation.on_missing = {f.on_missing} exclude each other: another site follows one that is missing; set it to retry"
+    if e.conditions.deadline is not None:
+        yield f"{this} and conditions.deadline = {e.conditions.deadline:g} exclude each other: nobody is waited for; set deadline to null"
+    if f.min_replies > s.buffer:
+        yield f"federation.min_replies = {f.min_replies} can never be reached: strategy.buffer = {s.buffer} updates make a round"
+    if sites is not None and s.concurrency + s.buffer - 1 > sites:
+        yield too_busy(s, sites)
+
+
+def too_busy(s: FedBuff, sites: int) -> str:
+    """Why so many sites cannot be kept busy."""
+    return (
+        f"strategy.concurrency = {s.concurrency} and strategy.buffer = {s.buffer} keep up to {s.concurrency + s.buffer - 1} sites busy in a round, "
+        f"and there are {sites}: take fewer"
+    )
+
+
 def _masking_complaints(e: "Experiment") -> Iterator[str]:
     """What secure aggregation does not go with, or does not leave room for."""
     s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
     if e.strategy.name in SEES_SINGLE_UPDATES:
         yield f"strategy.name = {e.strategy.name} and {masked} exclude each other: it must see each site's update, and the coordinator sees their sum"
+    if e.strategy.name == "fedbuff":
+        yield f"strategy.name = fedbuff and {masked} exclude each other: a masked sum is over sites that were asked together; use fedavg"
     if isinstance(e.strategy, Afl) and not e.strategy.losses_known:
         yield (
             f"strategy.name = afl and {masked}: the sum holds each site's training loss in a slot of its own, which the coordinator then knows; "

@@ -147,4 +147,7 @@ UNDER_PRIVACY: dict[str, dict[str, tuple[bool, str]]] = {
     "trimmed_mean": _SINGLE,
     "krum": _SINGLE,
     "multi_krum": _SINGLE,
+    "fedbuff": dict.fromkeys(
+        _MECHANISMS, (False, "an update may enter rounds after the one that paid for it, which the plan does not count")
+    ),
 }  # why each algorithm's messages are covered by the guarantee (True) or not (False), by mechanism

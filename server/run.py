@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from fedvision.algorithms import SEES_SINGLE_UPDATES
+from fedvision.algorithms import SEES_SINGLE_UPDATES, FedBuff
 from fedvision.data.site import Examples
 from fedvision.errors import FedvisionError, RunFolderError
 from fedvision.evaluation import Sums, flat
@@ -182,6 +182,8 @@ def room_needed(experiment: Experiment, parameters: int, sites: int) -> int:
     copies = (experiment.tracking.checkpoints + 3) * 3 + (2 * sites if has_site_state(experiment) else 0)
     asked = min(experiment.federation.cohort or sites, sites)
     apart = 2 * asked if experiment.strategy.name in SEES_SINGLE_UPDATES else 0  # of up to 8 bytes a number
+    if isinstance(experiment.strategy, FedBuff):  # each checkpoint holds the updates of those that train
+        apart = 2 * experiment.strategy.concurrency * (experiment.tracking.checkpoints + 2)
     return 4 * parameters * (copies + apart) + (16 << 20)
 
 

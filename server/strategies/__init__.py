@@ -1,7 +1,8 @@
 """The coordinator's half of the federated algorithms: pure functions from (state, what the sites sent) to state.
 
 A strategy of kind "sum" is shown the sum over the sites only, so that it works unchanged where the sum is all there is
-(secure aggregation).  One of kind "single" is shown each update, and cannot be combined with masking.
+(secure aggregation).  One of kind "single" is shown each update, and cannot be combined with masking; one of kind "buffer"
+is shown the sums over those that happened to arrive, by how late they are.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from fedvision.types import State
 class Strategy(Protocol):
     """init, weights, apply; a checkpoint is its state, a frozen dataclass of the paper's symbols."""
 
-    kind: Literal["sum", "single"]
+    kind: Literal["sum", "single", "buffer"]
 
     def init(self, model: State) -> Any:
         """The state before the first round."""
@@ -34,7 +35,7 @@ class Strategy(Protocol):
         ...
 
     def apply(self, state: Any, sent: Any, sites: int) -> Any:
-        """The state after a round.  sent: Aggregate (kind "sum") or Updates ("single"); sites: of the whole federation."""
+        """The state after a round.  sent: Aggregate (kind "sum"), Updates ("single") or Arrivals ("buffer"); sites: of the whole federation."""
         ...
 
 
@@ -45,6 +46,7 @@ def make_strategy(config: Any, sites: Sequence[str] = ()) -> Strategy:
     from server.strategies.fedadam import FedAdam
     from server.strategies.fedavg import FedAvg
     from server.strategies.fedavgm import FedAvgM
+    from server.strategies.fedbuff import FedBuff
     from server.strategies.feddyn import FedDyn
     from server.strategies.fednova import FedNova
     from server.strategies.fedyogi import FedYogi
@@ -58,7 +60,7 @@ def make_strategy(config: Any, sites: Sequence[str] = ()) -> Strategy:
         "fedavg": FedAvg, "fedprox": FedAvg, "fedbn": FedAvg, "fedrep": FedAvg, "ditto": FedAvg,
         "fedavgm": FedAvgM, "fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad,
         "scaffold": Scaffold, "feddyn": FedDyn, "fednova": FedNova, "qfedavg": QFedAvg, "afl": Afl,
-        "median": Median, "trimmed_mean": TrimmedMean, "krum": Krum, "multi_krum": Krum,
+        "fedbuff": FedBuff, "median": Median, "trimmed_mean": TrimmedMean, "krum": Krum, "multi_krum": Krum,
     }  # fmt: skip
     kind = kinds[config.name]
     options = config.model_dump() | {"sites": tuple(sorted(sites))}

@@ -142,6 +142,7 @@ def test_every_algorithm_can_be_chosen_by_its_name(name: str) -> None:
     needs = {
         "fedbn": ["model.norm=batch", "evaluation.server=null"],
         "fedrep": ["evaluation.server=null"],
+        "fedbuff": ["strategy.buffer=2", "strategy.concurrency=2"],
         "krum": ["strategy.byzantine=0", "federation.min_replies=3"],
         "multi_krum": ["strategy.byzantine=0", "federation.min_replies=3"],
     }

@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "krum": {"byzantine": 0},
     "multi_krum": {"byzantine": 0, "selected": 2},
     "trimmed_mean": {"trim": 0.25},
+    "fedbuff": {"buffer": 3, "concurrency": 4},
 }
 BATCH_NORM = {"name": "cnn", "width": 2, "hidden": 8, "norm": "batch"}
 

@@ -15,7 +15,7 @@ from fedvision.algorithms import ALGORITHMS
 from fedvision.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-REFUSED = {("afl", "fixed"), ("afl", "poisson")}
+REFUSED = {(name, way) for name in ("afl", "fedbuff") for way in ("fixed", "poisson")}
 ALLOWED = [(name, way) for name in ALGORITHMS for way in matrix.PARTICIPATION if (name, way) not in REFUSED]
 INLINE = {"name": "inline"}
 
