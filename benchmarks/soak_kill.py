@@ -35,6 +35,11 @@ CASES: dict[str, list[str]] = {
     "scaffold": [*SMALL, "strategy.name=scaffold", "tracking.report=false"],
     "fedbn": [*SMALL, "strategy.name=fedbn", "model.name=cnn", "model.width=4", "model.hidden=16", "model.norm=batch", "evaluation.server=null",
               "tracking.report=false"],
+    "feddyn": [*SMALL, "strategy.name=feddyn", "federation.weighting=uniform", "tracking.report=false"],
+    "fedrep": [*SMALL, "strategy.name=fedrep", "evaluation.server=null", "tracking.report=false"],
+    "ditto": [*SMALL, "strategy.name=ditto", "tracking.report=false"],
+    "fedbuff": [*SMALL[3:], "federation.rounds=24", "federation.sampling=all", "federation.cohort=null", "federation.weighting=uniform",
+                "conditions.speed_sigma=1.0", "strategy.name=fedbuff", "strategy.buffer=2", "strategy.concurrency=4", "tracking.report=false"],
 }  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 import logging
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
-from clients.algorithms import Start
+from clients.algorithms import Fitted
 from clients.masked import answer_masked
 from clients.private import train_at_site
-from clients.training import batches, learning_rate, train
+from clients.training import Correct, batches, learning_rate, mean_loss, train
 from clients.workbench import Workbench
 from fedvision.data.site import Site
 from fedvision.errors import OutOfRange
@@ -41,7 +42,7 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
 
 
 def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measured:
-    bench.load(request.model, bench.states.current(site.id, request.counted) if bench.parts.home else {})
+    bench.load(request.model, bench.states.current(site.id, request.counted) if bench.rule.personal else {})
     examples = site.part(request.part)
     return Measured(
         site.id, request.round, measure(bench.model, bench.task, examples, bench.experiment.evaluation.batch_size, bench.device)
@@ -59,19 +60,27 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     bench.states.forget_before(site.id, request.counted)
     bench.load(request.model, {name: own[name] for name in bench.parts.home} if own and bench.parts.home else {})
     names = ("site", site.id, "round", request.round)
-    seed_torch(experiment.seed, *names)
     rate = learning_rate(training, request.round, experiment.federation.rounds)
-    start = Start(bench.weights, request.model, request.extras, own)
-    loss, seen, steps = train(
-        bench.model, bench.task, site.train,
-        batches(n, training, experiment.seed, *names, lonely=bench.lonely),
-        bench.fresh_optimizer(rate), bench.device, training.gradient_clip, bench.rule.correct(start),
-    )  # fmt: skip
-    fields, keep = bench.rule.finish(start, rate * steps, {name: bench.tensors[name] for name in bench.parts.home})
+
+    def fit(correct: Correct | None, *part: str, epochs: int | None = None) -> Fitted:
+        seed_torch(experiment.seed, *names, *part)
+        plan = training if epochs is None else training.model_copy(update={"epochs": epochs, "steps": None})
+        loss, seen, steps = train(
+            bench.model, bench.task, site.train,
+            batches(n, plan, experiment.seed, *names, *part, lonely=bench.lonely),
+            bench.fresh_optimizer(rate), bench.device, training.gradient_clip, correct,
+        )  # fmt: skip
+        return Fitted(loss, seen, steps, rate * steps)
+
+    start = bench.start(site.id, request, own, rate)
+    if bench.rule.measures_loss:
+        start = replace(start, loss=mean_loss(bench.model, bench.task, site.train, experiment.evaluation.batch_size, bench.device))
+    fitted = bench.rule.train(start, fit)
+    fields, keep = bench.rule.finish(start, fitted, {name: bench.tensors[name] for name in bench.parts.home})
     count = n if experiment.federation.weighting == "examples" else 1
-    values = {**bench.updates(request.model), **fields, "loss": loss, COUNT: count, "examples": n}
+    values = {**bench.updates(request.model), **fields, "loss": fitted.loss, COUNT: count, "examples": n}
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
     vector = bench.encode(values, count, chance)
     if keep:
-        bench.states.keep(site.id, request.round, keep)
-    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, seen)
+        bench.states.keep(site.id, request.round, dict(keep))
+    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, fitted.seen)

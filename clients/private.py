@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from clients.algorithms import Start
+from clients.algorithms import Fields, Fitted
 from clients.training import batches, learning_rate, train
 from fedvision.algorithms import SITE_STATE
 from fedvision.data.site import Site
@@ -21,8 +21,8 @@ from fedvision.holdings import ImageFolder
 from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
-from fedvision.sums import COUNT, Values
-from fedvision.types import ClientUpdate, Declined, TrainRequest
+from fedvision.sums import COUNT
+from fedvision.types import ClientUpdate, Declined, State, TrainRequest
 from privacy.account import Odometer, Replies
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
@@ -92,14 +92,14 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     seed_torch(experiment.seed, *names)
     rate = learning_rate(training, request.round, experiment.federation.rounds)
     optimizer = bench.fresh_optimizer(rate)
-    start = Start(bench.weights, request.model, request.extras, own)
-    fields: Values = {}
-    keep: dict[str, torch.Tensor] = {}
+    start = bench.start(site.id, request, own, rate)
+    fields: Fields = {}
+    keep: State = {}
     if isinstance(p, DpSgd):
         assert bench.protection.stepper is not None
         steps = training.steps or 1
         train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
-        fields, keep = bench.rule.finish(start, rate * steps, {})
+        fields, keep = bench.rule.finish(start, Fitted(float("nan"), 0, steps, rate * steps), {})
         values: dict[str, Any] = {**bench.updates(request.model), **fields}
     else:
         if len(site.train):
@@ -110,7 +110,7 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
     vector = bench.encoder.encode(values, 1, chance)
     if keep:
-        bench.states.keep(site.id, request.round, keep)
+        bench.states.keep(site.id, request.round, dict(keep))
     return _update(request, site, bench, vector)
 
 

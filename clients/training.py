@@ -80,3 +80,15 @@ def train(
         met.append(losses.detach())
     all_met = torch.cat(met)
     return float(all_met.double().mean()), len(all_met), len(met)
+
+
+def mean_loss(model: nn.Module, task: Any, examples: Examples, batch_size: int, device: torch.device) -> float:
+    """The mean loss of all of `examples` under the model as it is, in evaluation mode; which mode it was in stays as it was."""
+    was, total = model.training, 0.0
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(examples), batch_size):
+            batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples))))
+            total += float(task.loss(model(batch.inputs.to(device)), batch.targets.to(device)).double().sum())
+    model.train(was)
+    return total / len(examples)

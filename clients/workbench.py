@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.algorithms import Plain, make_rule
+from clients.algorithms import Plain, Start, make_rule
 from clients.private import Protection, protect
 from clients.state import SiteStates
 from clients.training import make_optimizer
@@ -18,7 +18,7 @@ from fedvision.fields import declare
 from fedvision.models import Parts, build, parts
 from fedvision.sums import Encoder, Layout, Unwritten, Values
 from fedvision.tasks import make_task
-from fedvision.types import State
+from fedvision.types import SiteId, State, TrainRequest
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -62,7 +62,7 @@ class Workbench:
         model.to(device)
         return cls(
             experiment=experiment, model=model, task=task, parts=own, layout=layout,
-            rule=make_rule(experiment.strategy), states=SiteStates(states), device=device,
+            rule=make_rule(experiment.strategy, experiment.training.momentum), states=SiteStates(states), device=device,
             optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
             encoder=Encoder(layout), tensors=model.state_dict(), weights={name: model.get_parameter(name) for name in own.weights},
             lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
@@ -103,6 +103,11 @@ class Workbench:
         if self.straight and chance is None:
             return Unwritten(self.encoder, values, count)
         return self.encoder.encode(values, count, chance)
+
+    def start(self, site: SiteId, request: TrainRequest, own: State, rate: float) -> Start:
+        """What the rule may look at, the model loaded."""
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad} if self.parts.home else self.weights
+        return Start(site, self.weights, trained, self.tensors, request.model, request.extras, own, rate)
 
     def fresh_optimizer(self, rate: float) -> Optimizer:
         """The optimiser without memory, at this learning rate."""

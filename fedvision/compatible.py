@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedvision.algorithms import SEES_SINGLE_UPDATES
+from fedvision.algorithms import AT_HOME, SEES_SINGLE_UPDATES, UNIFORM, Afl, FedBuff, Krum, MultiKrum
 from fedvision.holdings import ImageFolder
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
@@ -30,24 +30,7 @@ def complaints(e: "Experiment") -> Iterator[str]:
     most = f.cohort or sites
     if most is not None and f.min_replies > most:
         yield f"federation.min_replies = {f.min_replies} can never be reached: at most {most} sites are asked a round"
-    if e.strategy.name == "scaffold" and (e.training.optimizer != "sgd" or e.training.momentum):
-        yield (
-            f"strategy.name = scaffold and training.optimizer = {e.training.optimizer} with momentum {e.training.momentum:g} exclude each other: "
-            "its control variate is a mean gradient only under plain sgd (optimizer = sgd, momentum = 0)"
-        )
-    if e.strategy.name == "scaffold" and e.training.gradient_clip is not None:
-        yield "strategy.name = scaffold and training.gradient_clip exclude each other: the clipped step is not the gradient; set gradient_clip to null"
-    if e.strategy.name == "median" and f.weighting != "uniform":
-        yield f"strategy.name = median and federation.weighting = {f.weighting} exclude each other: a median counts each site once; set weighting to uniform"
-    if e.strategy.name == "fedbn" and e.evaluation.server is not None:
-        yield (
-            "strategy.name = fedbn and evaluation.server exclude each other: the BatchNorm layers stay at the sites, so the coordinator has no "
-            "whole model to test; set evaluation.server to null"
-        )
-    if e.strategy.name == "fedbn" and e.model.norm in {"none", "group"}:
-        yield f"strategy.name = fedbn and model.norm = {e.model.norm} exclude each other: there would be no BatchNorm to keep; set model.norm to batch"
-    if e.strategy.name == "fedbn" and e.model.norm is None and e.model.name in {"cnn", "mlp"}:
-        yield f"strategy.name = fedbn needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
+    yield from _strategy_complaints(e)
     if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
         near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
         yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
@@ -65,11 +48,77 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield from _masking_complaints(e)
 
 
+def _strategy_complaints(e: "Experiment") -> Iterator[str]:
+    """What an algorithm cannot be run with."""
+    s, t, f = e.strategy, e.training, e.federation
+    this = f"strategy.name = {s.name}"
+    if s.name == "scaffold" and (t.optimizer != "sgd" or t.momentum):
+        yield (
+            f"{this} and training.optimizer = {t.optimizer} with momentum {t.momentum:g} exclude each other: "
+            "its control variate is a mean gradient only under plain sgd (optimizer = sgd, momentum = 0)"
+        )
+    if s.name == "scaffold" and t.gradient_clip is not None:
+        yield f"{this} and training.gradient_clip exclude each other: the clipped step is not the gradient; set gradient_clip to null"
+    if s.name == "fednova" and t.optimizer != "sgd":
+        yield f"{this} and training.optimizer = {t.optimizer} exclude each other: it must know how a step is made of gradients; set optimizer to sgd"
+    if s.name in UNIFORM and f.weighting != "uniform":
+        yield f"{this} and federation.weighting = {f.weighting} exclude each other: it counts each site once; set weighting to uniform"
+    if s.name == "afl" and f.sampling != "all":
+        yield f"{this} and federation.sampling = {f.sampling} exclude each other: it weighs all sites by their losses in every round; set sampling to all"
+    if isinstance(s, Krum | MultiKrum) and f.min_replies < 2 * s.byzantine + 3:
+        yield (
+            f"strategy.byzantine = {s.byzantine} and federation.min_replies = {f.min_replies} exclude each other: {s.name} tolerates f such sites "
+            f"among 2f + 3 replies or more; set min_replies to {2 * s.byzantine + 3}"
+        )
+    if isinstance(s, FedBuff):
+        yield from _asynchronous_complaints(e, s)
+    if s.name in AT_HOME and e.evaluation.server is not None:
+        kept = "BatchNorm layers" if s.name == "fedbn" else "heads"
+        yield (
+            f"{this} and evaluation.server exclude each other: the {kept} stay at the sites, so the coordinator has no whole model to test; "
+            "set evaluation.server to null"
+        )
+    if s.name == "fedbn" and e.model.norm in {"none", "group"}:
+        yield f"{this} and model.norm = {e.model.norm} exclude each other: there would be no BatchNorm to keep; set model.norm to batch"
+    if s.name == "fedbn" and e.model.norm is None and e.model.name in {"cnn", "mlp"}:
+        yield f"{this} needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
+
+
+def _asynchronous_complaints(e: "Experiment", s: FedBuff) -> Iterator[str]:
+    """What asynchronous rounds do not go with."""
+    f, this, sites = e.federation, "strategy.name = fedbuff", e.partition.sites
+    if f.sampling != "all":
+        yield f"{this} and federation.sampling = {f.sampling} exclude each other: whoever is free may be asked at any time; set sampling to all"
+    if f.on_missing != "retry":
+        yield f"{this} and federation.on_missing = {f.on_missing} exclude each other: another site follows one that is missing; set it to retry"
+    if e.conditions.deadline is not None:
+        yield f"{this} and conditions.deadline = {e.conditions.deadline:g} exclude each other: nobody is waited for; set deadline to null"
+    if f.min_replies > s.buffer:
+        yield f"federation.min_replies = {f.min_replies} can never be reached: strategy.buffer = {s.buffer} updates make a round"
+    if sites is not None and s.concurrency + s.buffer - 1 > sites:
+        yield too_busy(s, sites)
+
+
+def too_busy(s: FedBuff, sites: int) -> str:
+    """Why so many sites cannot be kept busy."""
+    return (
+        f"strategy.concurrency = {s.concurrency} and strategy.buffer = {s.buffer} keep up to {s.concurrency + s.buffer - 1} sites busy in a round, "
+        f"and there are {sites}: take fewer"
+    )
+
+
 def _masking_complaints(e: "Experiment") -> Iterator[str]:
     """What secure aggregation does not go with, or does not leave room for."""
     s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
     if e.strategy.name in SEES_SINGLE_UPDATES:
         yield f"strategy.name = {e.strategy.name} and {masked} exclude each other: it must see each site's update, and the coordinator sees their sum"
+    if e.strategy.name == "fedbuff":
+        yield f"strategy.name = fedbuff and {masked} exclude each other: a masked sum is over sites that were asked together; use fedavg"
+    if isinstance(e.strategy, Afl) and not e.strategy.losses_known:
+        yield (
+            f"strategy.name = afl and {masked}: the sum holds each site's training loss in a slot of its own, which the coordinator then knows; "
+            "set strategy.losses_known to true if the sites agree to that, or use qfedavg, which sums them"
+        )
     if f.sampling == "poisson":
         yield f"federation.sampling = poisson and {masked} exclude each other: the draw is secret, and the sites sign who takes part; use all or fixed"
     if f.on_missing == "wait":

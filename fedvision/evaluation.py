@@ -80,7 +80,7 @@ class OverSites:
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
     """One name, one number: the headline figures are the server's test set's where it has one, else the sites' pooled;
-    site_* are over the sites' own test data."""
+    site_* are over the sites' own test data; shared_* are the shared model's there, where each site has one of its own too."""
     result: dict[str, float] = {}
     if evaluation is None:
         return result
@@ -91,6 +91,9 @@ def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
         for name, value in (sites.get(kind) or {}).items():
             if isinstance(value, float):
                 result[f"site_{kind}_{name}"] = value
+    shared = evaluation.get("shared") or {}
+    for prefix, kind in (("shared", "pooled"), ("shared_mean", "mean"), ("shared_worst", "worst")):
+        result |= {f"{prefix}_{name}": value for name, value in (shared.get(kind) or {}).items() if isinstance(value, float)}
     return result
 
 

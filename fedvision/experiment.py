@@ -46,7 +46,8 @@ class Conditions(Section):
     speed_sigma: float = Field(0.0, ge=0, le=5, description="σ of the log of the sites' slowness; 0 = all alike")
     deadline: float | None = Field(None, gt=0, description="replies later than this are not counted, simulated seconds; null = none")
     misbehaving: dict[
-        str, Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise"]
+        str,
+        Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise", "opposite"],
     ] = Field(default_factory=dict, description="sites that send rubbish, by name, and which: a test of the coordinator's checks")
 
     @property

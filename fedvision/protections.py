@@ -112,25 +112,42 @@ class Local(_Promise):
     mechanism: Literal["local"] = Field("local", description="dp_sgd, central or local")
 
 
-# Why each algorithm's messages are covered by the guarantee (True) or not (False), by mechanism.
 _SAME = "its server works on what was released alone"
 _PROXIMAL = "its proximal term depends on released models alone"
-UNDER_PRIVACY: dict[str, dict[str, tuple[bool, str]]] = {
-    "fedavg": {"dp_sgd": (True, _SAME), "central": (True, _SAME), "local": (True, _SAME)},
-    "fedavgm": {"dp_sgd": (True, _SAME), "central": (True, _SAME), "local": (True, _SAME)},
-    "fedadam": {"dp_sgd": (True, _SAME), "central": (True, _SAME), "local": (True, _SAME)},
-    "fedprox": {"dp_sgd": (True, _PROXIMAL), "central": (True, _PROXIMAL), "local": (True, _PROXIMAL)},
-    "scaffold": {
-        "dp_sgd": (True, "its control variates are computed from the noisy steps"),
-        "central": (False, "its control variates leave the site beside the update, and are not clipped and noised with it"),
-        "local": (False, "its control variates leave the site beside the update, and are not clipped and noised with it"),
-    },
-    "fedbn": dict.fromkeys(
-        ("dp_sgd", "central", "local"), (False, "its BatchNorm statistics read the private images without clip or noise")
-    ),
-    "median": {
-        "dp_sgd": (True, "the median is computed from noisy updates"),
-        "central": (False, "it must see single updates, and central noise is for sums only"),
-        "local": (True, "the median is computed from noisy updates"),
-    },
+_LOSSES = "the sites' losses leave beside the updates, and are not clipped and noised with them"
+_ONE_BY_ONE = "it is computed from noisy updates"
+_NOISY = {"dp_sgd": (True, _SAME), "central": (True, _SAME), "local": (True, _SAME)}
+_SINGLE = {
+    "dp_sgd": (True, _ONE_BY_ONE),
+    "central": (False, "it must see single updates, and central noise is for sums only"),
+    "local": (True, _ONE_BY_ONE),
 }
+_VARIATES = (False, "its control variates leave the site beside the update, and are not clipped and noised with it")
+_STEPS = (False, "its number of steps leaves the site beside the update, and is not clipped and noised with it")
+_DISAGREE = (False, "its h would follow clipped and noised updates, and its g_k at the sites what they were before: the two must agree")
+_MECHANISMS = ("dp_sgd", "central", "local")
+UNDER_PRIVACY: dict[str, dict[str, tuple[bool, str]]] = {
+    "fedavg": _NOISY,
+    "fedavgm": _NOISY,
+    "fedadam": _NOISY,
+    "fedyogi": _NOISY,
+    "fedadagrad": _NOISY,
+    "fedprox": dict.fromkeys(_MECHANISMS, (True, _PROXIMAL)),
+    "fednova": {"dp_sgd": (True, "its number of steps is a public number here"), "central": _STEPS, "local": _STEPS},
+    "scaffold": {"dp_sgd": (True, "its control variates are computed from the noisy steps"), "central": _VARIATES, "local": _VARIATES},
+    "feddyn": {"dp_sgd": (True, "its g_k is computed from the noisy steps"), "central": _DISAGREE, "local": _DISAGREE},
+    "fedbn": dict.fromkeys(_MECHANISMS, (False, "its BatchNorm statistics read the private images without clip or noise")),
+    "fedrep": dict.fromkeys(_MECHANISMS, (False, "its heads are trained without noise, and shape what the rest of the model sends")),
+    "ditto": dict.fromkeys(
+        _MECHANISMS, (False, "its personal models are trained on the private images without clip or noise, and are kept")
+    ),
+    "qfedavg": dict.fromkeys(_MECHANISMS, (False, _LOSSES)),
+    "afl": dict.fromkeys(_MECHANISMS, (False, _LOSSES)),
+    "median": _SINGLE,
+    "trimmed_mean": _SINGLE,
+    "krum": _SINGLE,
+    "multi_krum": _SINGLE,
+    "fedbuff": dict.fromkeys(
+        _MECHANISMS, (False, "an update may enter rounds after the one that paid for it, which the plan does not count")
+    ),
+}  # why each algorithm's messages are covered by the guarantee (True) or not (False), by mechanism

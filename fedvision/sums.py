@@ -275,7 +275,6 @@ class Total:
     def __post_init__(self) -> None:
         self.sum = np.zeros(self.layout.size, np.int64)
         self._double = np.empty(CHUNK, np.float64)
-        self._taken: set[tuple[str, str]] = set()
 
     def add(self, vector: np.ndarray | Unwritten) -> float:
         """Add one site's vector and return the L2 norm of its update; UpdateRefused, and no change, where it is not sound.
@@ -331,23 +330,14 @@ class Total:
 
     def tensor(self, field_name: str, name: str, over: float = 1.0) -> np.ndarray:
         """The sum of one tensor divided by `over`, float64 [shape], w_i-weighted if its field is."""
-        slot = self._slot(field_name, name)
+        slot = self.layout.slots[field_name][name]
         return np.multiply(self.sum[slot.start : slot.stop], 1.0 / (self.layout.scale(field_name) * over)).reshape(slot.shape)
 
-    def take(self, field_name: str, name: str, over: float = 1.0) -> np.ndarray:
-        """`tensor`, made in the memory of the sum: no second copy of a model is held, and this part of the sum is used up."""
-        slot = self._slot(field_name, name)
-        self._taken.add((field_name, name))
-        whole, factor = self.sum[slot.start : slot.stop], 1.0 / (self.layout.scale(field_name) * over)
-        double = whole.view(np.float64)
-        for piece in pieces(len(whole), CHUNK):
-            double[piece] = whole[piece] * factor
-        return double.reshape(slot.shape)
-
-    def _slot(self, field_name: str, name: str) -> Slot:
-        if (field_name, name) in self._taken:
-            raise RuntimeError(f"the sum of {field_name} {name} was taken out already; ask once")
-        return self.layout.slots[field_name][name]
+    def blocks(self, field_name: str, name: str, over: float = 1.0) -> Iterator[tuple[slice, np.ndarray]]:
+        """(slice of the flat tensor, `tensor` there), so that no copy of a large one is held."""
+        slot, factor = self.layout.slots[field_name][name], 1.0 / (self.layout.scale(field_name) * over)
+        for piece in pieces(slot.stop - slot.start, CHUNK):
+            yield piece, np.multiply(self.sum[slot.start + piece.start : slot.start + piece.stop], factor)
 
 
 UPDATE_FIELDS = ("weights", "buffers")  # whose norm is bounded

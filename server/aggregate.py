@@ -1,5 +1,6 @@
 """What a strategy is shown of a round: a sum over the sites, or, for the rules that must, each update by itself."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ class Aggregate:
         """Σ w_i x_i / Σ w_i, float64; Σ x_i / n for a field that is not weighted."""
         return torch.from_numpy(self.total.tensor(field, name, self._over(field)))
 
-    def take_mean(self, field: str, name: str) -> Tensor:
-        """`mean`, in the memory of the sum, of which this part is used up."""
-        return torch.from_numpy(self.total.take(field, name, self._over(field)))
+    def shifted(self, field: str, name: str, rate: float, tensor: Tensor) -> Tensor:
+        """tensor + rate · `mean`, computed in float64 and given in the tensor's own type, block by block."""
+        result, before = torch.empty(tensor.shape, dtype=tensor.dtype), tensor.reshape(-1)
+        after = result.view(-1)
+        for piece, mean in self.total.blocks(field, name, self._over(field)):
+            after[piece] = torch.from_numpy(mean).mul_(rate).add_(before[piece])
+        return result
 
     def _over(self, field: str) -> float:
         layout = self.total.layout
@@ -55,7 +60,12 @@ class Updates:
     def __init__(self, layout: Layout, most: int, max_norm: float, folder: Path | None = None):
         self.layout, self.max_norm = layout, max_norm
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed by `close`)
-        self._vectors = np.memmap(self._file, layout.dtype, "w+", shape=(most, layout.size))
+        size = most * layout.size * layout.dtype.itemsize
+        if hasattr(os, "posix_fallocate"):  # Linux: a full disk is an error here, and would be a fatal signal at a page
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        else:
+            self._file.truncate(size)
+        self._vectors = np.memmap(self._file, layout.dtype, "r+", shape=(most, layout.size))
         self._sites: list[str] = []
 
     def add(self, site: str, vector: np.ndarray) -> float:
@@ -93,6 +103,7 @@ class Updates:
             yield piece, self._numbers(field, slice(slot.start + piece.start, slot.start + piece.stop))
 
     def close(self) -> None:
-        """Give the disk back."""
-        del self._vectors
-        self._file.close()
+        """Give the disk back; once is enough."""
+        if not self._file.closed:
+            del self._vectors
+            self._file.close()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedvision.algorithms import SHARED_TOO
 from fedvision.data.site import Examples
 from fedvision.errors import UpdateRefused
 from fedvision.evaluation import OverSites, Sums, measure
@@ -36,8 +37,12 @@ class Evaluator:
         self.model.load_state_dict(self._blank, assign=True)
 
     def __call__(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any]:
-        """{"server": {"validation", "test"} | None, "sites": what `OverSites` says | None}."""
-        return {"server": self._server(weights), "sites": self._sites(weights, round, counted)}
+        """{"server": {"validation", "test"} | None, "sites": what `OverSites` says of the models that the sites use | None,
+        "shared": of the shared model at the sites, where they have models of their own beside it}."""
+        figures = {"server": self._server(weights), "sites": self._sites(weights, round, counted)}
+        if self.experiment.strategy.name in SHARED_TOO and figures["sites"] is not None:
+            figures["shared"] = self._sites(weights, round, {}, "shared test")
+        return figures
 
     def _server(self, weights: State) -> dict[str, Any] | None:
         if not self.own:
@@ -52,7 +57,7 @@ class Evaluator:
         self.model.load_state_dict(self._blank, assign=True)
         return result
 
-    def _sites(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any] | None:
+    def _sites(self, weights: State, round: int, counted: Mapping[SiteId, int], kept: str = "sites' test") -> dict[str, Any] | None:
         which = self.experiment.evaluation.sites
         if which == "none":
             return None
@@ -68,7 +73,7 @@ class Evaluator:
                 del silent[reply.site]
                 if said is not None:
                     silent[reply.site] = said
-        self.last["sites' test"] = figures.pooled
+        self.last[kept] = figures.pooled
         return figures.figures() | {"not_measured": dict(sorted(silent.items()))}
 
 

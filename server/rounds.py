@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedvision.errors import EngineError, OutOfRange, RoundFailed, UpdateRefused
@@ -12,6 +13,7 @@ from fedvision.sums import Layout, Total
 from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
 from privacy.averaging import delivered
 from server.aggregate import Aggregate, Updates
+from server.asynchronous import Arrivals, collect
 from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
@@ -40,9 +42,10 @@ Evaluate = Callable[[Any, int, Mapping[SiteId, int]], dict[str, Any]]
 
 @dataclass
 class Attempt:
-    """What came back in one round: the updates, and who did what."""
+    """What came back in one round: the updates, and who did what.  simulated: seconds that it took, where the rounds themselves
+    keep the simulated clock."""
 
-    sink: Total | Updates
+    sink: Total | Updates | Arrivals
     asked: list[SiteId] = field(default_factory=list)
     answered: list[SiteId] = field(default_factory=list)
     declined: dict[str, str] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Attempt:
     missing: dict[SiteId, str] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
     fold_seconds: float = 0.0
+    simulated: float | None = None
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -107,9 +111,16 @@ class Attempt:
             raise UpdateRefused("stale", f"an update of round {reply.round}.{reply.attempt}, and this is {request.round}.{request.attempt}")
         if reply.layout != layout.digest:
             raise UpdateRefused("wrong_names", "its numbers have other names, shapes or scales than this run's")
+        if isinstance(self.sink, Arrivals):
+            return self.sink.take(reply)
         if isinstance(self.sink, Updates):
             return self.sink.add(reply.site, reply.vector)
         return self.sink.add(reply.vector)
+
+    def let_go(self) -> None:
+        """Give back what the updates take."""
+        if isinstance(self.sink, Updates):
+            self.sink.close()
 
     def record(self) -> dict[str, Any]:
         """Who did what, in the order of the names: arrival must not show."""
@@ -124,7 +135,8 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Rounds:
-    """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies."""
+    """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
+    scratch: folder for a round's updates where they are kept one by one; None = the system's."""
 
     experiment: Experiment
     run_id: str
@@ -134,6 +146,7 @@ class Rounds:
     evaluate: Evaluate
     recorder: Recorder
     masked: MaskedSums | None = None
+    scratch: Path | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -149,11 +162,14 @@ class Rounds:
                 state, record["train"] = self._apply(state, attempt, len(sites))
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
-            folding = attempt.fold_seconds
+            if isinstance(attempt.sink, Arrivals):
+                record["staleness"] = attempt.sink.staleness()
+            folding, timed = attempt.fold_seconds, attempt.simulated
+            attempt.let_go()
             del attempt  # with its sum: two models' worth that the next round will want
             give_back(self.layout.size)
             summed = time.perf_counter()
-            simulated, working = self.exchange.clock() - clock, self.exchange.busy() - busy
+            simulated, working = self.exchange.clock() - clock if timed is None else timed, self.exchange.busy() - busy
             last = number + 1 == federation.rounds
             due = (number + 1) % self.experiment.evaluation.every == 0 or last
             record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, progress.counted) if due else None
@@ -167,7 +183,7 @@ class Rounds:
                 "total": evaluated - began,
             }
             # a difference of sums, cut where it is exact: a resumed clock starts from zero
-            record["simulated_seconds"] = round(simulated, 6) if self.experiment.conditions.any else None
+            record["simulated_seconds"] = round(simulated, 6) if self.experiment.conditions.any or timed is not None else None
             value = criterion(record["evaluation"], self.experiment.evaluation.best)
             best = value is not None and (progress.best is None or _better(self.experiment.evaluation.best, value, progress.best))
             progress = replace(progress, next_round=number + 1, best=value if best else progress.best)
@@ -178,17 +194,25 @@ class Rounds:
         """Ask until there are enough replies, as federation.on_missing says; the attempt, and how many it took."""
         federation = self.experiment.federation
         attempt = Attempt(self._sink())
+        if isinstance(attempt.sink, Arrivals):
+
+            def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
+                return self._requests(number, count, state, progress, chosen)
+
+            recorder = self.recorder
+            return attempt, collect(attempt, number, state, self.experiment, self.exchange, requests, recorder.asked, recorder.replied)
         for count in range(1, federation.max_attempts + 1):
             waiting = federation.on_missing == "wait" and count > 1
             chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
             if not waiting and count > 1:
+                attempt.let_go()
                 attempt = Attempt(self._sink())
-            requests = self._requests(number, count, state, progress, chosen)
-            self.recorder.asked(number, len(requests))
+            asked = self._requests(number, count, state, progress, chosen)
+            self.recorder.asked(number, len(asked))
             if self.masked is None:
-                attempt.collect(self.exchange, requests, self.layout, self.recorder.replied)
+                attempt.collect(self.exchange, asked, self.layout, self.recorder.replied)
             else:
-                self.masked.collect(attempt, self.exchange, requests, self.recorder.replied)
+                self.masked.collect(attempt, self.exchange, asked, self.recorder.replied)
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
             if federation.on_missing == "stop":
@@ -202,18 +226,20 @@ class Rounds:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
         return {site: replace(request, counted=progress.counted[site]) if site in progress.counted else request for site in chosen}
 
-    def _sink(self) -> Total | Updates:
+    def _sink(self) -> Total | Updates | Arrivals:
         most = self.experiment.federation.max_update_norm
-        return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most)
+        if self.strategy.kind == "buffer":
+            return Arrivals(self.layout, self.experiment)
+        return Total(self.layout, most) if self.strategy.kind == "sum" else Updates(self.layout, self.layout.most, most, self.scratch)
 
     def _apply(self, state: Any, attempt: Attempt, sites: int) -> tuple[Any, dict[str, Any] | None]:
+        if isinstance(attempt.sink, Arrivals):
+            return self.strategy.apply(state, attempt.sink, sites), attempt.sink.trained()
         if isinstance(attempt.sink, Updates):
             record = None
             if self.experiment.privacy is None:
                 record = {"loss": attempt.sink.mean_loss(), "examples": attempt.sink.whole("examples")}
-            state = self.strategy.apply(state, attempt.sink, sites)
-            attempt.sink.close()
-            return state, record
+            return self.strategy.apply(state, attempt.sink, sites), record
         aggregate = Aggregate.of(attempt.sink)
         told = {"loss": aggregate.mean_loss, "examples": aggregate.examples} if aggregate.mean_loss is not None else None
         return self.strategy.apply(state, aggregate, sites), told

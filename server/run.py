@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedvision.algorithms import SEES_SINGLE_UPDATES, FedBuff
 from fedvision.data.site import Examples
 from fedvision.errors import FedvisionError, RunFolderError
 from fedvision.evaluation import Sums, flat
@@ -83,7 +84,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     plan = plan_of(experiment) if experiment.privacy is not None else None
     if plan is not None:
         check_experiment(experiment, job.shape, job.classes)
-    strategy = protected(make_strategy(experiment.strategy), experiment, plan)
+    strategy = protected(make_strategy(experiment.strategy, exchange.sites()), experiment, plan)
     layout = declare(experiment, model.state_dict(), parts(model, experiment), len(exchange.sites()))
     initial = strategy.init({name: tensor.detach() for name, tensor in model.state_dict().items()})  # shared: neither is changed in place
     checkpoints = Checkpoints(folder.path / "checkpoints", experiment.tracking.checkpoints)
@@ -95,7 +96,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path)
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 
@@ -177,9 +178,14 @@ def write_model(folder: RunFolder, weights: State) -> dict[str, Any]:
 
 
 def room_needed(experiment: Experiment, parameters: int, sites: int) -> int:
-    """Bytes that a run may write: its checkpoints, the model, and the states that live with the sites."""
+    """Bytes that a run may write: its checkpoints, the model, the states that live with the sites, and the updates of a round
+    where a rule must see each."""
     copies = (experiment.tracking.checkpoints + 3) * 3 + (2 * sites if has_site_state(experiment) else 0)
-    return 4 * parameters * copies + (16 << 20)
+    asked = min(experiment.federation.cohort or sites, sites)
+    apart = 2 * asked if experiment.strategy.name in SEES_SINGLE_UPDATES else 0  # of up to 8 bytes a number
+    if isinstance(experiment.strategy, FedBuff):  # each checkpoint holds the updates of those that train
+        apart = 2 * experiment.strategy.concurrency * (experiment.tracking.checkpoints + 2)
+    return 4 * parameters * (copies + apart) + (16 << 20)
 
 
 def _seconds_so_far(folder: RunFolder) -> float:

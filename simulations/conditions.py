@@ -1,10 +1,9 @@
 """What goes wrong in a simulation: absent sites, lost replies, slow sites and a deadline, rubbish.
 
-All of it is drawn by name, around any exchange, so that the same things go wrong on every engine.  Time is simulated: a
-site takes its number of trained examples times seconds_per_example times its own slowness, log-normal over sites.
+All of it is drawn by name, around any exchange, so that the same things go wrong on every engine.  Time is simulated
+(`fedvision.pace`).
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from fedvision.errors import ConfigError
 from fedvision.experiment import Conditions
+from fedvision.pace import seconds
 from fedvision.seeds import stream
 from fedvision.sums import COUNT, Layout
 from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SecureReply, SecureRequest, SiteId, TrainRequest
@@ -61,8 +61,7 @@ class Troubled:
 
     def seconds(self, update: ClientUpdate) -> float:
         """Simulated seconds that the site took."""
-        slowness = math.exp(self.conditions.speed_sigma * stream(self.seed, "slowness", update.site).standard_normal())
-        return update.work * self.conditions.seconds_per_example * slowness
+        return seconds(update, self.conditions, self.seed)
 
     def _fate(self, update: ClientUpdate, request: TrainRequest, seconds: float) -> str | None:
         if self._happens("dropout", self.conditions.dropout, update.site, request):
@@ -119,5 +118,6 @@ MISBEHAVIOURS: dict[str, Callable[[ClientUpdate, Layout], Reply]] = {
     "wrong_dtype": lambda u, layout: replace(u, vector=u.vector.astype(np.int16)),
     "negative_weight": lambda u, layout: _numbers(u, layout, COUNT, lambda n: -np.abs(n)),
     "huge_weight": lambda u, layout: _numbers(u, layout, COUNT, _largest),
+    "opposite": lambda u, layout: _numbers(u, layout, "weights", lambda n: -4 * n),  # in range: no check can refuse it
     "raise": lambda u, layout: Declined(u.site, u.round, "error", "RuntimeError, as conditions.misbehaving asks"),
 }

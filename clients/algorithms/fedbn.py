@@ -2,16 +2,15 @@
 Normalization, ICLR 2021, algorithm 1: every BatchNorm layer, its affine weights and its running statistics, is never
 averaged; it stays at its site from round to round."""
 
-import numpy as np
-from torch import Tensor
-
-from clients.algorithms import Plain, Start
+from clients.algorithms import Fields, Fitted, Plain, Start, copied
 from fedvision.types import State
 
 
 class FedBN(Plain):
     """Which tensors stay home is declared by `fedvision.models.parts`; here they are kept."""
 
-    def finish(self, start: Start, rates: float, home: State) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Tensor]]:
+    personal = True
+
+    def finish(self, start: Start, fitted: Fitted, home: State) -> tuple[Fields, State]:
         """Nothing more to send; the site keeps its own layers."""
-        return {}, {name: tensor.detach().cpu().clone() for name, tensor in home.items()}
+        return {}, copied(home)

@@ -17,15 +17,20 @@ class FedProx(Plain):
 
     def correct(self, start: Start) -> Correct | None:
         """∇h = ∇F + μ (w − wᵗ)."""
-        if self.mu == 0:
-            return None
-        w = list(start.weights.values())
-        w_t = [start.broadcast[name].to(p.device) for name, p in start.weights.items()]
+        return pulled(start, self.mu)
 
-        def add_proximal_gradient() -> None:
-            with torch.no_grad():
-                for p, p_t in zip(w, w_t, strict=True):
-                    if p.grad is not None:
-                        p.grad.add_(p - p_t, alpha=self.mu)
 
-        return add_proximal_gradient
+def pulled(start: Start, mu: float) -> Correct | None:
+    """Adds μ (w − wᵗ) to every gradient; None where μ = 0."""
+    if mu == 0:
+        return None
+    w = list(start.weights.values())
+    w_t = [start.broadcast[name].to(p.device) for name, p in start.weights.items()]
+
+    def add_proximal_gradient() -> None:
+        with torch.no_grad():
+            for p, p_t in zip(w, w_t, strict=True):
+                if p.grad is not None:
+                    p.grad.add_(p - p_t, alpha=mu)
+
+    return add_proximal_gradient

@@ -6,11 +6,10 @@ for Federated Learning, ICML 2020, algorithm 1.
     send Δy_i = y_i − x and Δc_i = c_i⁺ − c_i
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from clients.algorithms import Plain, Start
+from clients.algorithms import Fields, Fitted, Plain, Start
 from clients.training import Correct
 from fedvision.types import State
 
@@ -29,13 +28,13 @@ class Scaffold(Plain):
 
         return add_control
 
-    def finish(self, start: Start, rates: float, home: State) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Tensor]]:
+    def finish(self, start: Start, fitted: Fitted, home: State) -> tuple[Fields, State]:
         """Δc_i for the server, c_i⁺ for the site.  With a schedule inside the round, K η_l is the sum of the rates."""
         send, keep = {}, {}
         with torch.no_grad():
             for name, y in start.weights.items():
                 c, c_i = _c(start, name), _c_i(start, name)
-                keep[name] = c_i - c + (start.broadcast[name] - y.cpu()) / rates
+                keep[name] = c_i - c + (start.broadcast[name] - y.cpu()) / fitted.rates
                 send[name] = (keep[name] - c_i).numpy()
         return {"control": send}, keep
 

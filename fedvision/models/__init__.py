@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedvision.algorithms import FedRep
 from fedvision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Parts:
     """Which tensors of a model's state do what in a federation.
 
     weights: trained, their updates are averaged.  buffers: running statistics, averaged on purpose, as updates with a range
-    of their own.  home: stay at the site (FedBN).  fixed: never change (counters, frozen statistics).
+    of their own.  home: stay at the site (FedBN's layers, FedRep's head).  fixed: never change (counters, frozen statistics).
     """
 
     weights: tuple[str, ...]
@@ -88,14 +89,16 @@ class Parts:
 
 
 def parts(model: "nn.Module", experiment: "Experiment") -> Parts:
-    """The parts of `model` under `experiment`; ConfigError where FedBN finds no BatchNorm to keep."""
+    """The parts of `model` under `experiment`; ConfigError where nothing could stay at the sites, or nothing travel."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     state = model.state_dict()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     norms = {n for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    at_home = set()
-    if experiment.strategy.name == "fedbn":
+    at_home: set[str] = set()
+    if isinstance(experiment.strategy, FedRep):
+        at_home = _head(model, experiment.strategy.head_layers)
+    elif experiment.strategy.name == "fedbn":
         at_home = {name for name in state if name.rpartition(".")[0] in norms}
         if not at_home:
             raise ConfigError(f"strategy.name = fedbn: {experiment.model.name} has no BatchNorm to keep at the sites")
@@ -107,6 +110,14 @@ def parts(model: "nn.Module", experiment: "Experiment") -> Parts:
         home=tuple(n for n in state if n in at_home),
         fixed=tuple(n for n in state if n not in trained and n not in averaged and n not in at_home),
     )
+
+
+def _head(model: "nn.Module", layers: int) -> set[str]:
+    """The tensors of the last `layers` layers that have any, in the order in which the model registers them."""
+    owners = list(dict.fromkeys(name.rpartition(".")[0] for name in model.state_dict()))
+    if layers >= len(owners):
+        raise ConfigError(f"strategy.head_layers = {layers}: this model has {len(owners)} layers, and one at least must be shared")
+    return {name for name in model.state_dict() if name.rpartition(".")[0] in owners[-layers:]}
 
 
 def per_example_safe(model: "nn.Module") -> str | None:

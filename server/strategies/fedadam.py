@@ -1,8 +1,8 @@
 """FedAdam.  Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan: Adaptive Federated Optimization, ICLR 2021,
-algorithm 2, without bias correction, as there:
+algorithm 2:
 
     m ← β₁ m + (1 − β₁) Δ̄
-    v ← β₂ v + (1 − β₂) Δ̄²                                       v₀ = τ²
+    v ← β₂ v + (1 − β₂) Δ̄²                                      v₀ = τ²
     w ← w + η_g m / (√v + τ)
 """
 
@@ -10,21 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import Steps, means, moved
-
-
-@dataclass(frozen=True)
-class Adaptive:
-    """w: the model.  m, v: first and second moments of the mean update, float32."""
-
-    w: State
-    m: State
-    v: State
+from server.strategies.adaptive import Adaptive, step
 
 
 @dataclass(frozen=True)
@@ -38,7 +26,7 @@ class FedAdam:
     kind: Literal["sum"] = "sum"
 
     def init(self, model: State) -> Adaptive:
-        """w₀, m = 0, v = τ² (absent until a first update names the trained weights)."""
+        """w₀, m = 0, v = τ²."""
         return Adaptive(dict(model), {}, {})
 
     def weights(self, state: Adaptive) -> State:
@@ -51,16 +39,6 @@ class FedAdam:
 
     def apply(self, state: Adaptive, sent: Aggregate, sites: int) -> Adaptive:
         """One step."""
-        m: dict[str, Tensor] = {}
-        v: dict[str, Tensor] = {}
-
-        def steps() -> Steps:
-            for name, delta in means(sent, "weights"):
-                m_t = self.beta1 * state.m[name].double() if name in state.m else 0.0
-                v_t = self.beta2 * (state.v[name].double() if name in state.v else self.tau**2)
-                m_t = m_t + (1 - self.beta1) * delta
-                v_t = v_t + (1 - self.beta2) * delta**2
-                m[name], v[name] = m_t.to(torch.float32), v_t.to(torch.float32)
-                yield name, self.server_learning_rate * m_t / (v_t.sqrt() + self.tau)
-
-        return Adaptive(moved(state.w, steps(), means(sent, "buffers")), m, v)
+        return step(
+            state, sent, self.server_learning_rate, self.beta1, self.tau, lambda v, square: self.beta2 * v + (1 - self.beta2) * square
+        )

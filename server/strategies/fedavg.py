@@ -10,7 +10,7 @@ from typing import Literal
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import means, moved
+from server.strategies import moved, shifts
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,4 @@ class FedAvg:
 
     def apply(self, state: Model, sent: Aggregate, sites: int) -> Model:
         """One step."""
-        return Model(moved(state.w, means(sent, "weights", self.server_learning_rate), means(sent, "buffers")))
+        return Model(moved(state.w, shifts(sent, "weights", self.server_learning_rate), shifts(sent, "buffers")))

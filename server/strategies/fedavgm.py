@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import Steps, means, moved
+from server.strategies import Steps, means, moved, shifts
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,4 @@ class FedAvgM:
                 v[name] = (delta if last is None else self.momentum * last.double() + delta).to(torch.float32)
                 yield name, self.server_learning_rate * v[name].double()
 
-        return Moving(moved(state.w, steps(), means(sent, "buffers")), v)
+        return Moving(moved(state.w, steps(), shifts(sent, "buffers")), v)

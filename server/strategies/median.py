@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from fedvision.types import State
 from server.aggregate import Updates
-from server.strategies import Steps, moved
+from server.strategies import combined, moved
 from server.strategies.fedavg import Model
 
 
@@ -38,12 +37,10 @@ class Median:
 
     def apply(self, state: Model, sent: Updates, sites: int) -> Model:
         """One step, block by block."""
-        return Model(moved(state.w, _medians(sent, "weights", self.server_learning_rate), _medians(sent, "buffers", 1.0)))
 
+        def med(numbers: np.ndarray) -> np.ndarray:
+            middle: np.ndarray = np.median(numbers, axis=0)
+            return middle
 
-def _medians(sent: Updates, field: str, rate: float) -> Steps:
-    for name, slot in sent.layout.slots.get(field, {}).items():
-        middle = np.empty(slot.stop - slot.start)
-        for piece, numbers in sent.blocks(field, name):
-            middle[piece] = np.median(numbers, axis=0)
-        yield name, rate * torch.from_numpy(middle.reshape(slot.shape))
+        weights = combined(sent, "weights", med, self.server_learning_rate)
+        return Model(moved(state.w, weights, combined(sent, "buffers", med)))

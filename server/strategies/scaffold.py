@@ -11,7 +11,7 @@ import torch
 
 from fedvision.types import State
 from server.aggregate import Aggregate
-from server.strategies import means, moved
+from server.strategies import means, moved, shifts
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,4 @@ class Scaffold:
         share, c = sent.count / sites, {}
         for name, delta in means(sent, "control"):
             c[name] = (state.c.get(name, torch.zeros(())) + share * delta).to(torch.float32)
-        return Controlled(moved(state.x, means(sent, "weights", self.server_learning_rate), means(sent, "buffers")), c)
+        return Controlled(moved(state.x, shifts(sent, "weights", self.server_learning_rate), shifts(sent, "buffers")), c)

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from fedvision.algorithms import ALGORITHMS, SITE_STATE
+from fedvision.algorithms import ALGORITHMS, SITE_STATE, UNIFORM
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment, has_site_state, load
 from fedvision.schema import leaves, parse, render, validate, with_settings
@@ -111,6 +111,14 @@ def test_a_torn_file_is_a_config_error_or_a_valid_experiment(tmp_path_factory: A
         (["strategy.name=scaffold", "training.gradient_clip=1"], "strategy.name = scaffold and training.gradient_clip"),
         (["strategy.name=median"], "strategy.name = median and federation.weighting = examples"),
         (["strategy.name=fedbn", "model.norm=batch"], "strategy.name = fedbn and evaluation.server exclude each other"),
+        (["strategy.name=fedrep"], "the heads stay at the sites, so the coordinator has no whole model to test; set evaluation.server to null"),
+        (["strategy.name=fednova", "training.optimizer=adamw"], "strategy.name = fednova and training.optimizer = adamw exclude each other"),
+        (["strategy.name=feddyn"], "strategy.name = feddyn and federation.weighting = examples exclude each other"),
+        (["strategy.name=afl", "federation.weighting=uniform", "federation.sampling=poisson", "federation.rate=0.5"],
+         "strategy.name = afl and federation.sampling = poisson exclude each other: it weighs all sites by their losses in every round"),
+        (["strategy.name=krum", "federation.weighting=uniform"],
+         "strategy.byzantine = 1 and federation.min_replies = 1 exclude each other: krum tolerates f such sites among 2f + 3 replies or more; set "
+         "min_replies to 5"),
         (["strategy.name=fedbn", "model.norm=group", "evaluation.server=null"], "strategy.name = fedbn and model.norm = group"),
         (["strategy.name=fedbn", "evaluation.server=null"], "strategy.name = fedbn needs BatchNorm, and model.name = cnn has none"),
         (["evaluation.sites=none", "evaluation.server=null"], "evaluation.sites = none and evaluation.server = null"),
@@ -132,10 +140,14 @@ def test_what_excludes_each_other_is_said_with_both_keys_and_the_way_out(changes
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_can_be_chosen_by_its_name(name: str) -> None:
     needs = {
-        "median": ["federation.weighting=uniform"],
         "fedbn": ["model.norm=batch", "evaluation.server=null"],
+        "fedrep": ["evaluation.server=null"],
+        "fedbuff": ["strategy.buffer=2", "strategy.concurrency=2"],
+        "krum": ["strategy.byzantine=0", "federation.min_replies=3"],
+        "multi_krum": ["strategy.byzantine=0", "federation.min_replies=3"],
     }
-    experiment = validate(Experiment, with_settings(VALUES, [f"strategy.name={name}", *needs.get(name, [])], Experiment), "whole")
+    changes = [f"strategy.name={name}", *needs.get(name, []), *(["federation.weighting=uniform"] if name in UNIFORM else [])]
+    experiment = validate(Experiment, with_settings(VALUES, changes, Experiment), "whole")
     assert experiment.strategy.name == name and has_site_state(experiment) == (name in SITE_STATE)
 
 
