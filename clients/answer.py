@@ -15,7 +15,7 @@ from fedvision.errors import OutOfRange
 from fedvision.evaluation import measure
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SecureRequest, TrainRequest
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, Measured, Reply, Request, SecureRequest, SiteId, TrainRequest
 
 log = logging.getLogger("fedvision.site")
 
@@ -49,13 +49,21 @@ def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measure
     )
 
 
+def unfit(request: TrainRequest, site: SiteId, n: int, bench: Workbench) -> Declined | None:
+    """Why a site of `n` training examples cannot train; None where it can."""
+    limit = bench.experiment.federation.max_examples
+    if n > limit:
+        return Declined(site, request.round, "too_many_examples", f"more than federation.max_examples = {limit}")
+    if n == 0 or (n == 1 and not bench.lonely):
+        return Declined(site, request.round, "too_few_examples", "BatchNorm needs two examples to train on" if n else "no training data")
+    return None
+
+
 def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate | Declined:
     experiment, n = bench.experiment, len(site.train)
-    training, limit = experiment.training, experiment.federation.max_examples
-    if n > limit:
-        return Declined(site.id, request.round, "too_many_examples", f"more than federation.max_examples = {limit}")
-    if n == 0 or (n == 1 and not bench.lonely):
-        return Declined(site.id, request.round, "too_few_examples", "BatchNorm needs two examples to train on" if n else "no training data")
+    training = experiment.training
+    if (declined := unfit(request, site.id, n, bench)) is not None:
+        return declined
     own = bench.states.current(site.id, request.counted)
     bench.states.forget_before(site.id, request.counted)
     bench.load(request.model, {name: own[name] for name in bench.parts.home} if own and bench.parts.home else {})

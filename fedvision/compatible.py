@@ -42,8 +42,10 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield "evaluation.sites = none and evaluation.server = null leave nothing to measure; set one of them"
     if e.engine.address is not None and e.engine.name != "ray":
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
-    if e.engine.name == "inline" and e.engine.workers != 1:
-        yield f"engine.workers = {e.engine.workers} and engine.name = inline exclude each other: a loop has one worker; use ray or flower"
+    if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
+        yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
+    if e.engine.name == "vmap":
+        yield from _vmap_complaints(e)
     if e.secure_aggregation.enabled:
         yield from _masking_complaints(e)
 
@@ -105,6 +107,26 @@ def too_busy(s: FedBuff, sites: int) -> str:
         f"strategy.concurrency = {s.concurrency} and strategy.buffer = {s.buffer} keep up to {s.concurrency + s.buffer - 1} sites busy in a round, "
         f"and there are {sites}: take fewer"
     )
+
+
+BATCHED = {  # of training, what the vmap engine does for many sites at once
+    "learning_rate", "momentum", "weight_decay", "batch_size", "epochs", "steps", "schedule", "schedule_step", "schedule_factor", "gradient_clip",
+}  # fmt: skip
+
+
+def _vmap_complaints(e: "Experiment") -> Iterator[str]:
+    """What is not done for many sites at once."""
+    vmap = "engine.name = vmap"
+    if e.privacy is not None:
+        yield f"privacy.mechanism = {e.privacy.mechanism} and {vmap} exclude each other: a site draws its noise alone; use inline or ray"
+    if e.secure_aggregation.enabled:
+        yield f"secure_aggregation.enabled = true and {vmap} exclude each other: a site masks its update alone; use inline or ray"
+    if e.encoding.rounding != "nearest":
+        yield f"encoding.rounding = {e.encoding.rounding} and {vmap} exclude each other: set rounding to nearest, or use inline or ray"
+    for key, own in type(e.training).model_fields.items():
+        value = getattr(e.training, key)
+        if key not in BATCHED and value != own.get_default(call_default_factory=True):
+            yield f"training.{key} = {value} and {vmap} exclude each other: it is not done for many sites at once; use inline or ray"
 
 
 def _masking_complaints(e: "Experiment") -> Iterator[str]:

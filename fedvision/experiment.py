@@ -81,7 +81,9 @@ class SecureAggregation(Section):
 class Engine(Section):
     """Where the sites' work is done; changes no byte of the result."""
 
-    name: Literal["inline", "ray", "flower"] = Field("inline", description="a loop, Ray workers, or Flower's runtime")
+    name: Literal["inline", "ray", "flower", "vmap"] = Field(
+        "inline", description="a loop, Ray workers, Flower's runtime, or many small sites at once (vmap: not to the same bytes)"
+    )
     workers: Positive = Field(1, le=1024, description="processes (ray, flower)")
     threads: Positive = Field(1, le=1024, description="torch threads of each worker; part of what makes the bytes")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = a GPU where there is one")

@@ -187,6 +187,28 @@ class Encoder:
             else:
                 raise OutOfRange(_beyond(f, value))
 
+    def encode_rows(self, values: Mapping[str, np.ndarray], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Many sites' vectors at once: int64 [S, layout.size], the L2 norms of their updates [S], and whether every number of a row
+        was within its field's limit [S]; a row that was not holds nothing of use.
+
+        values: for each field float [S, its size], or [S] where it is one number.  counts: int64 [S], as in `encode`.
+        """
+        rows, weights = len(counts), counts / self.layout.divisor
+        out, norms, sound = np.empty((rows, self.layout.size), np.int64), np.zeros(rows), np.ones(rows, bool)
+        for f in self.layout.fields:
+            factors = self.layout.scale(f.name) * (weights if f.weighted else np.ones(rows))
+            numbers, span = values[f.name].reshape(rows, -1), self.layout.span(f.name)
+            for part in pieces(rows, max(1, CHUNK // f.size)):
+                double = numbers[part] * factors[part, None]
+                squares = np.einsum("ij,ij->i", double, double)
+                if not (squares <= (f.limit * factors[part]) ** 2).all():
+                    sound[part] &= np.abs(numbers[part]).max(axis=1) <= f.limit  # False where it is NaN
+                double += _HALF
+                np.subtract(double.view(np.int64), _HALF_BITS, out=out[part, span])
+                if f.name in UPDATE_FIELDS:
+                    norms[part] += squares / factors[part] ** 2
+        return out, np.sqrt(norms), sound
+
     def _gathered(self, f: Field, tensors: Mapping[str, Any]) -> Iterator[int]:
         """How many numbers the buffer holds, again and again: small tensors are gathered, so that many cost no more than a large one."""
         filled = 0

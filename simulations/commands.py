@@ -23,7 +23,10 @@ def simulate(
         Path | None, typer.Argument(help="A YAML file; may be left out with --resume.", metavar="CONFIG", show_default=False)
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="inline, ray or flower: where the sites' work is done; the result is the same.")
+        str | None,
+        typer.Option(
+            help="inline, ray or flower (where the sites' work is done; the result is the same), or vmap (many small sites at once; float tolerance)."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes (ray, flower).")] = None,
     address: Annotated[str | None, typer.Option(help="A Ray cluster that is already up, for --engine ray.")] = None,
@@ -44,9 +47,9 @@ def simulate(
 
         config = config_of(resume)  # type: ignore[arg-type]
     given = {"name": engine, "workers": workers, "address": address}
-    if engine == "inline" and workers is None:
+    if engine in {"inline", "vmap"} and workers is None:
         given["workers"] = 1
-    if engine in {"inline", "flower"} and address is None:
+    if engine in {"inline", "flower", "vmap"} and address is None:
         given["address"] = "null"
     experiment = _load(config, [*settings, *(f"engine.{key}={value}" for key, value in given.items() if value is not None)])
     with _under_way(experiment):

@@ -43,6 +43,16 @@ def added_at_once(experiment: Experiment) -> bool:
     return not held and not isinstance(experiment.strategy, FedBuff) and experiment.strategy.name not in SEES_SINGLE_UPDATES
 
 
+def vmap(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
+    """Many small sites at once, in this process; within float tolerance of the others."""
+    from clients.workbench import Workbench
+    from simulations.vmapped import Vmapped
+
+    data = setting.data
+    bench = Workbench.set_up(setting.experiment, data.shape, data.classes, len(data.sites), setting.states)
+    return conduct(Vmapped(data, bench, straight=added_at_once(setting.experiment)))
+
+
 def ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
     """Our actors on a local or an existing Ray cluster."""
     from simulations.ray_exchange import run_on_ray
@@ -58,4 +68,4 @@ def flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
 
 
 Engine = Callable[[Setting, Callable[[Exchange], Any]], Any]
-ENGINES: dict[str, Engine] = {"inline": inline, "ray": ray, "flower": flower}
+ENGINES: dict[str, Engine] = {"inline": inline, "ray": ray, "flower": flower, "vmap": vmap}

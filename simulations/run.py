@@ -36,11 +36,13 @@ def simulate(
     folder, data = set_up(experiment, "simulate", out, resume)
     with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites, engine {experiment.engine.name}, run folder {folder.path}")
-        for note in data.notes:
+        for note in notes_of(experiment, data):
             display.message(f"note: {note}")
         states = folder.path / "sites"
         roster = founded(states, experiment, data.sites) if experiment.secure_aggregation.enabled else None
-        job = Assignment(experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told, roster)
+        job = Assignment(
+            experiment, folder, data.shape, data.classes, own_examples(experiment, data), notes_of(experiment, data), told, roster
+        )
 
         def conduct(exchange: Exchange) -> dict[str, Any]:
             return federate(job, _troubled(exchange, experiment, data), display)
@@ -98,6 +100,13 @@ def check_same(experiment: Experiment, folder: RunFolder) -> None:
             f"{f' ({len(other) - 1} more keys differ)' if len(other) > 1 else ''}; resume with its own config, "
             f"`fedvision simulate {folder.path / 'config.yaml'} --resume {folder.path}`, or start another run"
         )
+
+
+def notes_of(experiment: Experiment, data: Federated) -> tuple[str, ...]:
+    """What a reader of the run's figures has to know."""
+    if experiment.engine.name != "vmap":
+        return data.notes
+    return (*data.notes, "engine vmap: its figures agree with the other engines' within float tolerance, not to the bit")
 
 
 def own_examples(experiment: Experiment, data: Federated) -> Mapping[str, Examples]:

@@ -8,7 +8,6 @@ is shown the sums over those that happened to arrive, by how late they are.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
-from itertools import chain
 from typing import Any, Literal, Protocol
 
 import numpy as np
