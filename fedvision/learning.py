@@ -1,6 +1,6 @@
 """The sections of a config about learning: the network, what a site does with it in a round, and how it is measured."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,37 @@ class Model(Section):
     width: Units = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
     hidden: Units = Field(128, description="units of the cnn's hidden linear layer")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
-    weights: str | None = Field(None, description="safetensors file to start from; null = drawn from the seed")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="further keywords of the library's constructor (torchvision/NAME, timm/NAME), e.g. {drop_path_rate: 0.1}",
+    )
+    weights: str | None = Field(None, description="safetensors (or .pt, .pth) file to start from; null = drawn from the seed")
+    weights_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="what the SHA-256 of that file must be; null = not checked"
+    )
+    weights_except: list[str] = Field(
+        default_factory=list,
+        description="tensors that are not read from it but drawn, by name or pattern, e.g. [fc.*] for another set of classes",
+    )
+
+    @model_validator(mode="after")
+    def _weights_belong_together(self) -> "Model":
+        for key in ("weights_sha256", "weights_except"):
+            if getattr(self, key) and self.weights is None:
+                raise ValueError(
+                    f"model.{key} = {getattr(self, key)!r} is of model.weights, which is null: give the file, or leave {key} out"
+                )
+        if self.options and "/" not in self.name:
+            raise ValueError(
+                f"model.options = {self.options} is for torchvision/NAME and timm/NAME, and model.name = {self.name}; leave it out"
+            )
+        fixed = sorted(
+            set(self.options)
+            & {"weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+        )
+        if fixed:
+            raise ValueError(f"model.options.{fixed[0]}: nothing is fetched, and local weights are given by model.weights; leave it out")
+        return self
 
 
 class Training(Section):

@@ -14,8 +14,10 @@ def _tasks() -> Rows:
 
 def _models() -> Rows:
     from fedvision.models import MODELS
+    from fedvision.models.sizes import table
 
-    return MODELS.items()
+    yield from MODELS.items()
+    yield from ((size.name, str(size)) for size in table())
 
 
 def _datasets() -> Rows:
