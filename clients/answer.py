@@ -7,7 +7,7 @@ from pathlib import Path
 from clients.algorithms import Start
 from clients.masked import answer_masked
 from clients.private import train_at_site
-from clients.training import batches, learning_rate, train
+from clients.recipe import learn
 from clients.workbench import Workbench
 from fedvision.data.site import Site
 from fedvision.errors import OutOfRange
@@ -50,7 +50,7 @@ def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measure
 
 def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate | Declined:
     experiment, n = bench.experiment, len(site.train)
-    training, limit = experiment.training, experiment.federation.max_examples
+    limit = experiment.federation.max_examples
     if n > limit:
         return Declined(site.id, request.round, "too_many_examples", f"more than federation.max_examples = {limit}")
     if n == 0 or (n == 1 and not bench.lonely):
@@ -60,14 +60,9 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     bench.load(request.model, {name: own[name] for name in bench.parts.home} if own and bench.parts.home else {})
     names = ("site", site.id, "round", request.round)
     seed_torch(experiment.seed, *names)
-    rate = learning_rate(training, request.round, experiment.federation.rounds)
     start = Start(bench.weights, request.model, request.extras, own)
-    loss, seen, steps = train(
-        bench.model, bench.task, site.train,
-        batches(n, training, experiment.seed, *names, lonely=bench.lonely),
-        bench.fresh_optimizer(rate), bench.device, training.gradient_clip, bench.rule.correct(start),
-    )  # fmt: skip
-    fields, keep = bench.rule.finish(start, rate * steps, {name: bench.tensors[name] for name in bench.parts.home})
+    loss, seen, _, rates = learn(bench, site.train, names, request.round, bench.rule.correct(start))
+    fields, keep = bench.rule.finish(start, rates, {name: bench.tensors[name] for name in bench.parts.home})
     count = n if experiment.federation.weighting == "examples" else 1
     values = {**bench.updates(request.model), **fields, "loss": loss, COUNT: count, "examples": n}
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None

@@ -8,6 +8,7 @@ from fedvision.algorithms import SEES_SINGLE_UPDATES
 from fedvision.holdings import ImageFolder
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
+from fedvision.trainable import training_complaints
 
 if TYPE_CHECKING:
     from fedvision.experiment import Experiment
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def complaints(e: "Experiment") -> Iterator[str]:
     """What works with what: each sentence names both keys, their values, and the way out."""
     yield from _privacy_complaints(e)
+    yield from training_complaints(e)
     f, sites = e.federation, e.partition.sites
     if f.sampling == "fixed" and f.cohort is None:
         yield "federation.sampling = fixed needs federation.cohort, the number of sites asked a round"

@@ -20,7 +20,7 @@ from fedvision.evaluation import Sums, flat
 from fedvision.experiment import Experiment, has_site_state
 from fedvision.fields import declare
 from fedvision.models import build, parts
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
@@ -79,7 +79,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     """The desk of a run: its strategy's state is the newest checkpoint's, or made of the model as the config has it."""
     experiment, folder = job.experiment, job.folder
     torch.set_num_threads(experiment.engine.threads)
-    task = make_task(experiment.task, job.classes)
+    task = task_of(experiment, job.classes)
     model = build(experiment, job.shape, task.outputs)
     plan = plan_of(experiment) if experiment.privacy is not None else None
     if plan is not None:
@@ -156,7 +156,7 @@ def summarise(
         "rounds_planned": job.experiment.federation.rounds,
         "metrics": figures | (task.by_class(last[which]) if which else {}),
         "sites": ((evaluated or {}).get("sites") or {}).get("per_site", {}),
-        "confusion": np.asarray(last[which]["confusion"]).tolist() if which else None,
+        "confusion": np.asarray(last[which]["confusion"]).tolist() if which and "confusion" in last[which] else None,
         "confusion_of": which,
         "classes": list(job.classes),
         "seconds": seconds,

@@ -1,0 +1,86 @@
+"""Figures from histograms of scores, which can be summed over sites: areas, operating points, calibration.
+
+A histogram is over asinh(log-odds): fine where models are unsure, and not blind where they are sure.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BINS = 1024
+LARGEST_ODDS = 10.0  # |asinh(log-odds)| beyond which scores are alike: log-odds of 11,000
+CALIBRATION_BINS = 15  # of the confidence, equally wide (Guo et al. 2017)
+STEPS = 2.0**20  # losses and confidences are summed in steps of 2^-20, so that their sums are exact in any order
+LARGEST_LOSS = 1e6  # of one image: a diverged model is recorded as this, not as infinity
+
+
+def bins_of(odds: Tensor) -> Tensor:
+    """The bin of each log-odds, int64, of the same shape."""
+    scaled = torch.asinh(odds.double()).nan_to_num(0.0, LARGEST_ODDS, -LARGEST_ODDS)
+    return ((scaled / LARGEST_ODDS + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+
+
+def histograms(odds: Tensor, own: Tensor, known: Tensor | None = None) -> Tensor:
+    """Of each class's log-odds over (other, own) images.  odds, own [B,K], own in {0,1} int64; known: which count, all
+    where None -> int64 [K,2,BINS]."""
+    k = odds.shape[1]
+    index = (torch.arange(k, device=odds.device) * 2 + own) * BINS + bins_of(odds)
+    return torch.bincount(index.flatten() if known is None else index[known], minlength=k * 2 * BINS).reshape(k, 2, BINS)
+
+
+def calibration(confidence: Tensor, right: Tensor) -> Tensor:
+    """By bin of the confidence: how many, how many right, and their confidences' sum in 2^-20.  [N], [N] -> int64 [15,3]."""
+    confidence = confidence.double().nan_to_num(0.0).clamp(0, 1)
+    at = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    total = torch.zeros(CALIBRATION_BINS, 3, dtype=torch.long, device=confidence.device)
+    return total.index_add_(0, at, torch.stack([torch.ones_like(at), right.long(), (confidence * STEPS).round().long()], 1))
+
+
+def sum_of(losses: Tensor) -> np.ndarray:
+    """Losses [N] added up in steps of 2^-20: int64 [1]."""
+    clamped = losses.double().nan_to_num(LARGEST_LOSS, LARGEST_LOSS).clamp(max=LARGEST_LOSS)
+    return (clamped * STEPS).round().long().sum().cpu().numpy().reshape(1)
+
+
+def area_under_curve(negatives: np.ndarray, positives: np.ndarray) -> float | None:
+    """Area under the ROC curve from score histograms [BINS], ties within a bin counted half (Hanley, McNeil 1982);
+    None where one side is empty."""
+    below = np.concatenate([[0], np.cumsum(negatives)[:-1]])
+    pairs = int(negatives.sum()) * int(positives.sum())
+    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else None
+
+
+def sensitivity_at(specificity: float, negatives: np.ndarray, positives: np.ndarray) -> float | None:
+    """The share of positives found at the lowest threshold whose specificity is at least that; None where one side is empty.
+
+    negatives, positives: histograms [BINS].  Inside the bin of the threshold both are taken as evenly spread: of m negatives
+    there, the first one too many stands, on average, (k + 1) / (m + 1) of the way down, where k are still allowed.
+    """
+    n, p = int(negatives.sum()), int(positives.sum())
+    if not n or not p:
+        return None
+    allowed = int((1 - specificity) * n + 1e-9)  # false positives
+    down = negatives[::-1].cumsum()
+    at = int(np.searchsorted(down, allowed, side="right"))  # the bin, from the top, in which there is one too many
+    if at == len(down):
+        return 1.0
+    of_bin, before = int(negatives[::-1][at]), int(down[at - 1]) if at else 0
+    share = (allowed - before + 1) / (of_bin + 1)
+    return float((positives[::-1][:at].sum() + positives[::-1][at] * share) / p)
+
+
+def calibration_error(table: np.ndarray) -> float | None:
+    """Expected calibration error: Σ n_b / n |right_b / n_b − mean confidence_b|.  Naeini, Cooper, Hauskrecht 2015; Guo et al.
+    2017.  None of nothing.
+
+    >>> calibration_error(np.array([[4, 1, int(4 * 0.5 * STEPS)], [0, 0, 0]]))  # says 1/2, right in 1/4
+    0.25
+    """
+    n = int(table[:, 0].sum())
+    return float(np.abs(table[:, 1] - table[:, 2] / STEPS).sum() / n) if n else None
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    """The mean of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
