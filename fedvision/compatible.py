@@ -59,6 +59,11 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])}{meant}"
     if e.evaluation.sites == "none" and e.evaluation.server is None:
         yield "evaluation.sites = none and evaluation.server = null leave nothing to measure; set one of them"
+    if e.evaluation.patience is not None and (e.evaluation.server is None or not e.evaluation.server.validation):
+        yield (
+            f"evaluation.patience = {e.evaluation.patience} stops by the server's validation data, and there is none: set "
+            "evaluation.server.validation, or patience to null"
+        )
     if e.engine.address is not None and e.engine.name != "ray":
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.name == "inline" and e.engine.workers != 1:

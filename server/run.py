@@ -113,8 +113,8 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:
         state = desk.rounds.run(desk.start.pop(), desk.progress)  # popped: nobody holds the first model while the rounds go on
-        if not desk.evaluate.last and desk.progress.next_round == planned:  # resumed when all was done
-            desk.evaluate(delivered(desk.strategy, state), planned - 1, desk.progress.counted)
+        if not desk.evaluate.last and (desk.progress.stopped or desk.progress.next_round == planned):  # resumed when all was done
+            desk.evaluate(delivered(desk.strategy, state), desk.progress.next_round - 1, desk.progress.counted)
         desk.journal.settle()
     except BaseException as error:  # recorded, then raised again: also Ctrl-C
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -162,7 +162,7 @@ def summarise(
         "seconds": seconds,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notes": list(job.notes),
+        "notes": [*job.notes, *(r["stopped"] for r in records if "stopped" in r)],
         "counts": {kind: dict(sorted(c.items())) for kind, c in counts.items()},
     }
 

@@ -180,6 +180,6 @@ def test_an_unwritten_update_of_an_absurd_norm_is_refused_and_leaves_the_sum_as_
     here = layout()
     sound = total(here, vector(here, [1.0, 1.0, 1.0], 5), max_norm=5.0)
     before = sound.sum.copy()
-    with pytest.raises(UpdateRefused, match="norm 17.3"):
+    with pytest.raises(UpdateRefused, match=r"norm 17\.3"):
         sound.add(unwritten(here, np.array([10.0, 10.0, 10.0]), 5))
     assert np.array_equal(sound.sum, before)
