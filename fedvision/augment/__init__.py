@@ -70,10 +70,10 @@ def _made(spec: Mapping[str, Any], key: str) -> Any:
     """The transform that `spec` names; transforms inside others (RandomApply, RandomChoice) are made too."""
     from torchvision.transforms import v2
 
-    from fedvision.augment import filters as own
+    from fedvision.augment import classical
 
     name, options = spec["name"], {option: value for option, value in spec.items() if option != "name"}
-    kind = getattr(own, name, None) if name in FILTERS else getattr(v2, str(name), None)
+    kind = getattr(classical, name, None) if name in FILTERS else getattr(v2, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
         known = [*FILTERS, *(n for n in dir(v2) if isinstance(getattr(v2, n), type) and issubclass(getattr(v2, n), v2.Transform))]
         raise ConfigError(f"{key}.name = {name!r}: torchvision.transforms.v2 has no such transform{_near(str(name), known)}")

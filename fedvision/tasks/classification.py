@@ -1,5 +1,6 @@
 """Image classification: cross-entropy per image, and metrics that are sums."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ class Classification:
         return {
             "confusion": confusion.cpu().numpy(),
             "loss": sum_of(self.loss(logits, targets)),
-            "scores": histograms(log_odds(logits.double()), functional.one_hot(targets, k)).cpu().numpy(),
+            "scores": histograms(log_odds(logits.double()), functional.one_hot(targets, k), middle=-math.log(max(1, k - 1))).cpu().numpy(),
             "calibration": calibration(confidence, said == targets).cpu().numpy(),
         }
 

@@ -1,6 +1,7 @@
 """Figures from histograms of scores, which can be summed over sites: areas, operating points, calibration.
 
-A histogram is over asinh(log-odds): fine where models are unsure, and not blind where they are sure.
+A histogram is over asinh(8 (log-odds − their middle)): fine where a model says little more than chance, as young ones do, and
+not blind where it is sure.
 """
 
 import numpy as np
@@ -8,23 +9,24 @@ import torch
 from torch import Tensor
 
 BINS = 1024
-LARGEST_ODDS = 10.0  # |asinh(log-odds)| beyond which scores are alike: log-odds of 11,000
+FINE = 8.0  # bins are of equal width up to about 1/8 of a nat from the middle, and of equal ratios beyond it
+LARGEST = 12.0  # |asinh(8 x)| beyond which scores are alike: log-odds of 10,000
 CALIBRATION_BINS = 15  # of the confidence, equally wide (Guo et al. 2017)
 STEPS = 2.0**20  # losses and confidences are summed in steps of 2^-20, so that their sums are exact in any order
 LARGEST_LOSS = 1e6  # of one image: a diverged model is recorded as this, not as infinity
 
 
-def bins_of(odds: Tensor) -> Tensor:
-    """The bin of each log-odds, int64, of the same shape."""
-    scaled = torch.asinh(odds.double()).nan_to_num(0.0, LARGEST_ODDS, -LARGEST_ODDS)
-    return ((scaled / LARGEST_ODDS + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+def bins_of(odds: Tensor, middle: float = 0.0) -> Tensor:
+    """The bin of each log-odds, int64, of the same shape.  middle: the log-odds of chance."""
+    scaled = torch.asinh(FINE * (odds.double() - middle)).nan_to_num(0.0, LARGEST, -LARGEST)
+    return ((scaled / LARGEST + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
 
 
-def histograms(odds: Tensor, own: Tensor, known: Tensor | None = None) -> Tensor:
+def histograms(odds: Tensor, own: Tensor, known: Tensor | None = None, middle: float = 0.0) -> Tensor:
     """Of each class's log-odds over (other, own) images.  odds, own [B,K], own in {0,1} int64; known: which count, all
     where None -> int64 [K,2,BINS]."""
     k = odds.shape[1]
-    index = (torch.arange(k, device=odds.device) * 2 + own) * BINS + bins_of(odds)
+    index = (torch.arange(k, device=odds.device) * 2 + own) * BINS + bins_of(odds, middle)
     return torch.bincount(index.flatten() if known is None else index[known], minlength=k * 2 * BINS).reshape(k, 2, BINS)
 
 
