@@ -16,12 +16,12 @@ from fedvision.tasks.scores import (
     BINS,
     CALIBRATION_BINS,
     STEPS,
-    area_under_curve,
+    areas,
     calibration,
     calibration_error,
     histograms,
     mean_of,
-    sensitivity_at,
+    sensitivities,
     sum_of,
 )
 
@@ -79,11 +79,12 @@ class Classification:
         logits, targets = logits.detach().float(), targets.detach()
         said = logits.argmax(1)
         confusion = torch.bincount(targets * k + said, minlength=k * k).reshape(k, k)
-        confidence = torch.softmax(logits.double(), 1).amax(1)
+        odds = log_odds(logits.double())
+        confidence = torch.sigmoid(odds.gather(1, said[:, None])[:, 0])
         return {
             "confusion": confusion.cpu().numpy(),
             "loss": sum_of(self.loss(logits, targets)),
-            "scores": histograms(log_odds(logits.double()), functional.one_hot(targets, k), middle=-math.log(max(1, k - 1))).cpu().numpy(),
+            "scores": histograms(odds, functional.one_hot(targets, k), middle=-math.log(max(1, k - 1))).cpu().numpy(),
             "calibration": calibration(confidence, said == targets).cpu().numpy(),
         }
 
@@ -105,8 +106,8 @@ class Classification:
             "f1": float((2 * right[there] / (truth[there] + said[there])).mean()),
             "loss": float(int(sums["loss"][0]) / STEPS / n),
             "ece": calibration_error(sums["calibration"]),
-            "auc": mean_of([area_under_curve(s[0], s[1]) for s in scores]),
-            "sensitivity": mean_of([sensitivity_at(self.specificity, s[0], s[1]) for s in (scores[1:] if len(scores) == 2 else scores)]),
+            "auc": mean_of(areas(scores)),
+            "sensitivity": mean_of(sensitivities(scores[1:] if len(scores) == 2 else scores, self.specificity)),
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -15,12 +15,12 @@ from fedvision.tasks.scores import (
     BINS,
     CALIBRATION_BINS,
     STEPS,
-    area_under_curve,
+    areas,
     calibration,
     calibration_error,
     histograms,
     mean_of,
-    sensitivity_at,
+    sensitivities,
     sum_of,
 )
 
@@ -107,15 +107,15 @@ class MultiLabel:
             "f1": float((2 * right[there] / (positive[there] + said[there])).mean()) if there.any() else None,
             "loss": float(int(sums["loss"][0]) / STEPS / int(images)),
             "ece": calibration_error(sums["calibration"]),
-            "auc": mean_of([area_under_curve(s[0], s[1]) for s in sums["scores"]]),
-            "sensitivity": mean_of([sensitivity_at(self.specificity, s[0], s[1]) for s in sums["scores"]]),
+            "auc": mean_of(areas(sums["scores"])),
+            "sensitivity": mean_of(sensitivities(sums["scores"], self.specificity)),
         }
         return {name: value for name, value in found.items() if value is not None}
 
     def by_class(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """auc_LABEL of the labels that both occur and are absent."""
-        areas = {name: area_under_curve(s[0], s[1]) for name, s in zip(self.classes, sums["scores"], strict=True)}
-        return {f"auc_{name}": area for name, area in areas.items() if area is not None}
+        pairs = zip(self.classes, areas(sums["scores"]), strict=True)
+        return {f"auc_{name}": area for name, area in pairs if area is not None}
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:

@@ -44,31 +44,35 @@ def sum_of(losses: Tensor) -> np.ndarray:
     return (clamped * STEPS).round().long().sum().cpu().numpy().reshape(1)
 
 
-def area_under_curve(negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """Area under the ROC curve from score histograms [BINS], ties within a bin counted half (Hanley, McNeil 1982);
-    None where one side is empty."""
-    below = np.concatenate([[0], np.cumsum(negatives)[:-1]])
-    pairs = int(negatives.sum()) * int(positives.sum())
-    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else None
+def areas(scores: np.ndarray) -> list[float | None]:
+    """Area under the ROC curve of each class from score histograms [K,2,BINS] over (negatives, positives), ties within a bin
+    counted half (Hanley, McNeil 1982); None where one side is empty."""
+    negatives, positives = scores[:, 0], scores[:, 1]
+    upto = negatives.cumsum(1)
+    above = (positives * (upto - negatives / 2)).sum(1)
+    pairs = upto[:, -1] * positives.sum(1)
+    return [float(a / n) if n else None for a, n in zip(above, pairs.tolist(), strict=True)]
 
 
-def sensitivity_at(specificity: float, negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """The share of positives found at the lowest threshold whose specificity is at least that; None where one side is empty.
+def sensitivities(scores: np.ndarray, specificity: float) -> list[float | None]:
+    """The share of each class's positives found at the lowest threshold whose specificity is at least that; None where one
+    side is empty.
 
-    negatives, positives: histograms [BINS].  Inside the bin of the threshold both are taken as evenly spread: of m negatives
-    there, the first one too many stands, on average, (k + 1) / (m + 1) of the way down, where k are still allowed.
+    scores: histograms [K,2,BINS] over (negatives, positives).  Inside the bin of the threshold both are taken as evenly spread:
+    of m negatives there, the first one too many stands, on average, (k + 1) / (m + 1) of the way down, where k are allowed.
     """
-    n, p = int(negatives.sum()), int(positives.sum())
-    if not n or not p:
-        return None
-    allowed = int((1 - specificity) * n + 1e-9)  # false positives
-    down = negatives[::-1].cumsum()
-    at = int(np.searchsorted(down, allowed, side="right"))  # the bin, from the top, in which there is one too many
-    if at == len(down):
-        return 1.0
-    of_bin, before = int(negatives[::-1][at]), int(down[at - 1]) if at else 0
-    share = (allowed - before + 1) / (of_bin + 1)
-    return float((positives[::-1][:at].sum() + positives[::-1][at] * share) / p)
+    down = scores[:, :, ::-1].cumsum(2)  # from the highest scores
+    result: list[float | None] = []
+    for (false, true), (n, p) in zip(down, down[:, :, -1].tolist(), strict=True):
+        if not n or not p:
+            result.append(None)
+            continue
+        allowed = int((1 - specificity) * n + 1e-9)  # false positives
+        at = int(np.searchsorted(false, allowed, side="right"))  # the bin in which there is one too many
+        before, found = (int(false[at - 1]), int(true[at - 1])) if at else (0, 0)
+        share = (allowed - before + 1) / (int(false[at]) - before + 1)
+        result.append(float(found + (int(true[at]) - found) * share) / p)
+    return result
 
 
 def calibration_error(table: np.ndarray) -> float | None:

@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 
 from fedvision.evaluation import add
 from fedvision.tasks import make_task
-from fedvision.tasks.scores import BINS, STEPS, calibration_error, sensitivity_at
+from fedvision.tasks.scores import BINS, STEPS, calibration_error, sensitivities
 
 WITHIN = 0.005
 
@@ -54,16 +54,16 @@ def histogram(*bins: int) -> np.ndarray:
     return np.bincount(bins, minlength=BINS)
 
 
+def at(specificity: float, negatives: np.ndarray, positives: np.ndarray) -> float | None:
+    return sensitivities(np.array([[negatives, positives]]), specificity)[0]
+
+
 def test_sensitivity_by_hand() -> None:
     negatives, positives = histogram(*range(10)), histogram(3, 9, 20, 30)
-    assert sensitivity_at(0.9, negatives, positives) == 0.75, (
-        "one of ten may be wrong: the threshold is above bin 8, and of bin 9 on, three"
-    )
-    assert sensitivity_at(0.999, negatives, positives) == 0.5 + 0.25 / 2, (
-        "none may be wrong: bin 9 holds one of each, either may come first"
-    )
-    assert sensitivity_at(0.5, histogram(1), histogram(2)) == 1.0
-    assert sensitivity_at(0.9, histogram(), positives) is None and sensitivity_at(0.9, negatives, histogram()) is None
+    assert at(0.9, negatives, positives) == 0.75, "one of ten may be wrong, that of bin 9: the threshold is above bin 8, where three of four are"
+    assert at(0.999, negatives, positives) == 0.5 + 0.25 / 2, "none may be wrong: bin 9 holds one of each, either may come first"
+    assert at(0.5, histogram(1), histogram(2)) == 1.0
+    assert at(0.9, histogram(), positives) is None and at(0.9, negatives, histogram()) is None
 
 
 def test_calibration_error_by_hand() -> None:
