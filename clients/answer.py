@@ -8,7 +8,8 @@ from pathlib import Path
 from clients.algorithms import Fitted
 from clients.masked import answer_masked
 from clients.private import train_at_site
-from clients.training import Correct, batches, learning_rate, mean_loss, train
+from clients.recipe import learn
+from clients.training import Correct, learning_rate, mean_loss
 from clients.workbench import Workbench
 from fedvision.data.site import Site
 from fedvision.errors import OutOfRange
@@ -72,13 +73,8 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
 
     def fit(correct: Correct | None, *part: str, epochs: int | None = None) -> Fitted:
         seed_torch(experiment.seed, *names, *part)
-        plan = training if epochs is None else training.model_copy(update={"epochs": epochs, "steps": None})
-        loss, seen, steps = train(
-            bench.model, bench.task, site.train,
-            batches(n, plan, experiment.seed, *names, *part, lonely=bench.lonely),
-            bench.fresh_optimizer(rate), bench.device, training.gradient_clip, correct,
-        )  # fmt: skip
-        return Fitted(loss, seen, steps, rate * steps)
+        plan = None if epochs is None else training.model_copy(update={"epochs": epochs, "steps": None})
+        return learn(bench, site.train, (*names, *part), request.round, correct, training=plan)
 
     start = bench.start(site.id, request, own, rate)
     if bench.rule.measures_loss:

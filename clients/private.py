@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from clients.algorithms import Fields, Fitted
-from clients.training import batches, learning_rate, train
+from clients.recipe import learn
+from clients.training import learning_rate
 from fedvision.algorithms import SITE_STATE
 from fedvision.data.site import Site
 from fedvision.errors import BudgetExhausted
@@ -51,7 +52,11 @@ def protect(
         return None
     plan = plan_of(experiment)
     check_experiment(experiment, shape, task.classes)
-    stepper = make_stepper(p, plan.noise_multiplier, model, parts.weights, task.loss, device) if isinstance(p, DpSgd) else None
+    stepper = (
+        make_stepper(p, plan.noise_multiplier, model, parts.weights, task.criterion(experiment.training), device)
+        if isinstance(p, DpSgd)
+        else None
+    )
     return Protection(plan, stepper)
 
 
@@ -91,20 +96,18 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     source = secret() if p.simulation_only_seed is None else for_simulation_only(p.simulation_only_seed, *names, "attempt", request.attempt)
     seed_torch(experiment.seed, *names)
     rate = learning_rate(training, request.round, experiment.federation.rounds)
-    optimizer = bench.fresh_optimizer(rate)
     start = bench.start(site.id, request, own, rate)
     fields: Fields = {}
     keep: State = {}
     if isinstance(p, DpSgd):
         assert bench.protection.stepper is not None
-        steps = training.steps or 1
+        steps, optimizer = training.steps or 1, bench.fresh_optimizer(rate)
         train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
         fields, keep = bench.rule.finish(start, Fitted(float("nan"), 0, steps, rate * steps), {})
         values: dict[str, Any] = {**bench.updates(request.model), **fields}
     else:
         if len(site.train):
-            order = batches(len(site.train), training, experiment.seed, *names, lonely=bench.lonely)
-            train(bench.model, bench.task, site.train, order, optimizer, bench.device, training.gradient_clip, bench.rule.correct(start))
+            learn(bench, site.train, names, request.round, bench.rule.correct(start))
         values = _clipped(request, bench, source)
     values[COUNT] = 1
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None

@@ -1,12 +1,12 @@
 """Local training: the steps that a site makes with the model in one round."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from clients.schedule import parameter_groups, rate_at
 from fedvision.data.site import Examples
 from fedvision.descent import Optimizer, Sgd
 from fedvision.learning import Training
@@ -16,16 +16,13 @@ Correct = Callable[[], None]  # changes the gradients in place, between backward
 
 
 def learning_rate(training: Training, round: int, rounds: int) -> float:
-    """η_l of a round: constant, half a cosine to 0 over the rounds, or dropped by a factor every few rounds."""
-    if training.schedule == "cosine":
-        return training.learning_rate * (1 + math.cos(math.pi * round / rounds)) / 2
-    if training.schedule == "step":
-        return training.learning_rate * training.schedule_factor ** (round // training.schedule_step)
-    return training.learning_rate
+    """η_l of a round, where it stays for the whole of it."""
+    return rate_at(training, round, 1.0, rounds)
 
 
-def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> Optimizer:
-    """The optimiser of the config over `parameters`."""
+def make_optimizer(training: Training, model: nn.Module) -> Optimizer:
+    """The optimiser of the config over the trained parameters of `model`, in groups where the layers' rates differ."""
+    parameters = parameter_groups(training, {name: p for name, p in model.named_parameters() if p.requires_grad})
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
     return Sgd(parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clients.algorithms import Plain, Start, make_rule
 from clients.private import Protection, protect
+from clients.recipe import Recipe
 from clients.state import SiteStates
 from clients.training import make_optimizer
 from fedvision.descent import Optimizer
@@ -17,7 +18,7 @@ from fedvision.experiment import Experiment
 from fedvision.fields import declare
 from fedvision.models import Parts, build, parts
 from fedvision.sums import Encoder, Layout, Unwritten, Values
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.types import SiteId, State, TrainRequest
 
 
@@ -47,6 +48,7 @@ class Workbench:
     weights: dict[str, nn.Parameter]
     lonely: bool
     protection: Protection | None
+    recipe: Recipe | None = None
     straight: bool = False  # whether each update is added up before the next site is opened
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
@@ -54,18 +56,21 @@ class Workbench:
     def set_up(cls, experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
         """Build everything for images of `shape` [C,H,W] in `classes`, in a federation of `sites`."""
         torch.set_num_threads(experiment.engine.threads)
-        task = make_task(experiment.task, classes)
+        task = task_of(experiment, classes)
         device = pick_device(experiment.engine.device)
         model = build(experiment, shape, task.outputs)
         own = parts(model, experiment)
         layout = declare(experiment, model.state_dict(), own, sites)
         model.to(device)
+        lonely = not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        if experiment.training.compile:
+            model.compile()
         return cls(
             experiment=experiment, model=model, task=task, parts=own, layout=layout,
             rule=make_rule(experiment.strategy, experiment.training.momentum), states=SiteStates(states), device=device,
-            optimizer=make_optimizer(experiment.training, [p for p in model.parameters() if p.requires_grad]),
+            optimizer=make_optimizer(experiment.training, model),
             encoder=Encoder(layout), tensors=model.state_dict(), weights={name: model.get_parameter(name) for name in own.weights},
-            lonely=not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()),
+            lonely=lonely, recipe=Recipe.of(experiment, task, device, shape, lonely),
             protection=protect(experiment, model, task, own, device, shape),
         )  # fmt: skip
 
@@ -113,5 +118,5 @@ class Workbench:
         """The optimiser without memory, at this learning rate."""
         self.optimizer.state.clear()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         return self.optimizer

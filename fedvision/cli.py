@@ -66,7 +66,9 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RU
 
 @app.command(name="list", epilog="Example: fedvision list strategies")
 def list_(
-    what: Annotated[str, typer.Argument(help="tasks, models, datasets, partitions, strategies or configs; default: all.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="tasks, models, transforms, datasets, partitions, strategies or configs; default: all.")
+    ] = "all",
 ) -> None:
     """What there is, by name."""
     from rich.console import Console

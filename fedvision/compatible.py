@@ -8,6 +8,7 @@ from fedvision.algorithms import AT_HOME, SEES_SINGLE_UPDATES, UNIFORM, Afl, Fed
 from fedvision.holdings import ImageFolder
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
+from fedvision.trainable import training_complaints
 
 if TYPE_CHECKING:
     from fedvision.experiment import Experiment
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def complaints(e: "Experiment") -> Iterator[str]:
     """What works with what: each sentence names both keys, their values, and the way out."""
     yield from _privacy_complaints(e)
+    yield from training_complaints(e)
     f, sites = e.federation, e.partition.sites
     if f.sampling == "fixed" and f.cohort is None:
         yield "federation.sampling = fixed needs federation.cohort, the number of sites asked a round"
@@ -40,6 +42,11 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])}{meant}"
     if e.evaluation.sites == "none" and e.evaluation.server is None:
         yield "evaluation.sites = none and evaluation.server = null leave nothing to measure; set one of them"
+    if e.evaluation.patience is not None and (e.evaluation.server is None or not e.evaluation.server.validation):
+        yield (
+            f"evaluation.patience = {e.evaluation.patience} stops by the server's validation data, and there is none: set "
+            "evaluation.server.validation, or patience to null"
+        )
     if e.engine.address is not None and e.engine.name != "ray":
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:

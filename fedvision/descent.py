@@ -25,8 +25,10 @@ class Optimizer(Protocol):
 class Sgd:
     """v ← μ v + g + λ w;  w ← w − η v, the same numbers as `torch.optim.SGD`.  A parameter without a gradient stays."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
-        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr}]
+    def __init__(self, parameters: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+        given = list(parameters)  # or groups of them, as torch's optimisers take
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+        self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
         self.momentum, self.weight_decay = momentum, weight_decay
         self.state: dict[nn.Parameter, Tensor] = {}
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from fedvision.data.site import Examples
 from fedvision.errors import UpdateRefused
+from fedvision.tracking.figures import lower_is_better
 
 Sums = Mapping[str, np.ndarray]
 LARGEST_SUM = 2**50  # of one site; 2^13 sites of it do not wrap 64 bits
@@ -65,10 +66,10 @@ class OverSites:
         per_site = dict(sorted(self.per_site.items()))
         pooled = self.task.metrics(self.pooled) if self.pooled else {}
         values = {n: [m[n] for m in per_site.values() if n in m] for n in pooled}
-        worst: dict[str, Any] = {n: (max if n == "loss" else min)(v) for n, v in values.items() if v}
+        worst: dict[str, Any] = {n: (max if lower_is_better(n) else min)(v) for n, v in values.items() if v}
         holders = {site: m[self.main] for site, m in per_site.items() if self.main in m}
         if holders:
-            worst[f"{self.main}_site"] = (max if self.main == "loss" else min)(holders, key=holders.__getitem__)
+            worst[f"{self.main}_site"] = (max if lower_is_better(self.main) else min)(holders, key=holders.__getitem__)
         return {
             "pooled": pooled,
             "mean": {n: float(np.mean(v)) for n, v in values.items() if v},

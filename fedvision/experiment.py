@@ -110,7 +110,9 @@ class Experiment(Section):
         "experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="letters, digits, dot, dash; names the run folder"
     )
     seed: int = Field(0, ge=0, description="of everything that may be known: partition, weights, shuffles, simulated faults")
-    task: Literal["classification"] = Field("classification", description="what is learned; `fedvision list tasks`")
+    task: Literal["classification", "multilabel", "regression"] = Field(
+        "classification", description="what is learned; `fedvision list tasks`"
+    )
     data: Data
     partition: Partition
     federation: Federation
@@ -137,6 +139,15 @@ class Experiment(Section):
             must["training"] = {"batch_size": None, "epochs": None}
         given = {key: values.get(key) or {} for key in must}
         return values | {key: must[key] | given[key] for key in must if isinstance(given[key], dict)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _best_of_the_task(cls, values: Any) -> Any:
+        """Where evaluation.best is absent, the task's own main metric."""
+        if not isinstance(values, dict) or values.get("task") != "regression":
+            return values
+        given = values.get("evaluation") or {}
+        return values | {"evaluation": {"best": "r2"} | given} if isinstance(given, dict) else values
 
     @field_validator("seed")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fedvision.schema import Fraction, Positive, Section, Side, Sites
+from fedvision.schema import Fraction, Positive, Section, Side, Sites, Transforms
 
 
 class _DataSet(Section):
@@ -12,6 +12,9 @@ class _DataSet(Section):
     image_size: Side | None = Field(None, description="side to which images are resized, pixels; null = as they are")
     mean: list[float] | None = Field(None, description="subtracted, per channel, on the scale 0..1; null = of the data set")
     std: list[float] | None = Field(None, description="divided by, per channel, on the scale 0..1; null = of the data set")
+    transforms: Transforms = Field(
+        default_factory=list, description="filters that each image is read through, e.g. {name: CLAHE}; `fedvision list transforms`"
+    )
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
     test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
 
@@ -49,6 +52,9 @@ class ImageFolder(_DataSet):
     dataset: Literal["image_folder"] = Field("image_folder", description="`fedvision list datasets`")
     root: str = Field(description="folder of the images; relative paths start at the config's folder")
     manifest: str | None = Field(None, description="CSV with path, label and, if known, subject and site; null = a folder per class")
+    targets: list[str] = Field(
+        default_factory=list, description="columns of the manifest to learn: 1, 0 or empty (task multilabel), numbers or empty (regression)"
+    )
     channels: Literal[1, 3] = Field(3, description="1 = grey, 3 = colour")
     classes: list[str] | None = Field(
         None, description="names of the classes, in the order of their numbers; null = those that are found, sorted"

@@ -14,8 +14,18 @@ def _tasks() -> Rows:
 
 def _models() -> Rows:
     from fedvision.models import MODELS
+    from fedvision.models.sizes import table
 
-    return MODELS.items()
+    yield from MODELS.items()
+    yield from ((size.name, str(size)) for size in table())
+
+
+def _transforms() -> Rows:
+    """Our filters, and the names of torchvision's random transforms that keep an image's shape as they come."""
+    from fedvision.augment import FILTERS
+
+    yield from FILTERS.items()
+    yield "NAME", "any of torchvision.transforms.v2, e.g. {name: RandomHorizontalFlip, p: 0.5} (training.transforms)"
 
 
 def _datasets() -> Rows:
@@ -44,7 +54,7 @@ def _configs() -> Rows:
 
 
 LISTS: dict[str, Callable[[], Rows]] = {
-    "tasks": _tasks, "models": _models, "datasets": _datasets, "partitions": _partitions, "strategies": _strategies, "configs": _configs,
+    "tasks": _tasks, "models": _models, "transforms": _transforms, "datasets": _datasets, "partitions": _partitions, "strategies": _strategies, "configs": _configs,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fedvision.errors import ConfigError
@@ -24,6 +24,18 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Units = Annotated[int, Field(ge=1, le=65_536)]  # of a layer: what still fits in memory
 Sites = Annotated[int, Field(ge=1, le=1_000_000)]
 Side = Annotated[int, Field(ge=4, le=4096)]
+
+
+def _each_has_a_name(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for item in items:
+        if not isinstance(item.get("name"), str):
+            raise ValueError(
+                f"{item} has no name: each is a mapping of a name and its options, e.g. {{name: RandomHorizontalFlip, p: 0.5}}"
+            )
+    return items
+
+
+Transforms = Annotated[list[dict[str, Any]], AfterValidator(_each_has_a_name)]
 
 
 class Section(BaseModel):

@@ -44,7 +44,7 @@ def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classe
     from fedvision.models import build, parts
     from fedvision.tasks import make_task
 
-    known = repr((experiment.model, experiment.task, experiment.privacy, shape, len(classes)))
+    known = repr((experiment.model, experiment.training, experiment.task, experiment.privacy, shape, len(classes)))
     if known in _checked:
         return _checked[known]
     task = make_task(experiment.task, classes)
@@ -60,8 +60,8 @@ def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classe
         generator = torch.Generator().manual_seed(0)
         rows = UNITS * experiment.privacy.views * (experiment.privacy.max_images or 1)
         inputs = torch.randn(rows, *shape, generator=generator)
-        targets = torch.randint(0, task.outputs, (rows,), generator=generator)
-        findings = check_model(model, task.loss, own.weights, inputs, targets, experiment.privacy)
+        targets = task.possible(rows, generator)
+        findings = check_model(model, task.criterion(experiment.training), own.weights, inputs, targets, experiment.privacy)
     _checked[known] = findings
     return findings
 

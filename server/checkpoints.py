@@ -19,11 +19,15 @@ from fedvision.types import SiteId
 @dataclass(frozen=True)
 class Progress:
     """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
-    best: the best value of the criterion so far."""
+    best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
+    that did not, and whether the run is over."""
 
     next_round: int = 0
     counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
+    mark: float | None = None
+    stale: int = 0
+    stopped: bool = False
 
 
 class Checkpoints:

@@ -18,6 +18,7 @@ from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
 from server.memory import give_back
+from server.stopping import better, watched
 from server.strategies import Strategy
 
 
@@ -151,7 +152,7 @@ class Rounds:
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
         federation, sites = self.experiment.federation, self.exchange.sites()
-        for number in range(progress.next_round, federation.rounds):
+        for number in range(progress.next_round, progress.next_round if progress.stopped else federation.rounds):
             began, clock, busy = time.perf_counter(), self.exchange.clock(), self.exchange.busy()
             attempt, attempts = self._attempts(number, state, progress, sites)
             asked = time.perf_counter()
@@ -185,9 +186,14 @@ class Rounds:
             # a difference of sums, cut where it is exact: a resumed clock starts from zero
             record["simulated_seconds"] = round(simulated, 6) if self.experiment.conditions.any or timed is not None else None
             value = criterion(record["evaluation"], self.experiment.evaluation.best)
-            best = value is not None and (progress.best is None or _better(self.experiment.evaluation.best, value, progress.best))
+            best = value is not None and better(self.experiment.evaluation.best, value, progress.best)
             progress = replace(progress, next_round=number + 1, best=value if best else progress.best)
+            progress, stopped = watched(self.experiment.evaluation, progress, value)
+            if stopped is not None:
+                record["stopped"] = stopped
             self.recorder.done(state, progress, record, best)
+            if stopped is not None:
+                break
         return state
 
     def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
@@ -247,10 +253,6 @@ class Rounds:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def _better(metric: str, value: float, best: float) -> bool:
-    return value < best if metric == "loss" else value > best
 
 
 def _why(attempt: Attempt) -> str:

@@ -20,7 +20,7 @@ from fedvision.evaluation import Sums, flat
 from fedvision.experiment import Experiment, has_site_state
 from fedvision.fields import declare
 from fedvision.models import build, parts
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
@@ -79,7 +79,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     """The desk of a run: its strategy's state is the newest checkpoint's, or made of the model as the config has it."""
     experiment, folder = job.experiment, job.folder
     torch.set_num_threads(experiment.engine.threads)
-    task = make_task(experiment.task, job.classes)
+    task = task_of(experiment, job.classes)
     model = build(experiment, job.shape, task.outputs)
     plan = plan_of(experiment) if experiment.privacy is not None else None
     if plan is not None:
@@ -113,8 +113,8 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     outcome: dict[str, Any] = {"status": "completed", "error": None}
     try:
         state = desk.rounds.run(desk.start.pop(), desk.progress)  # popped: nobody holds the first model while the rounds go on
-        if not desk.evaluate.last and desk.progress.next_round == planned:  # resumed when all was done
-            desk.evaluate(delivered(desk.strategy, state), planned - 1, desk.progress.counted)
+        if not desk.evaluate.last and (desk.progress.stopped or desk.progress.next_round == planned):  # resumed when all was done
+            desk.evaluate(delivered(desk.strategy, state), desk.progress.next_round - 1, desk.progress.counted)
         desk.journal.settle()
     except BaseException as error:  # recorded, then raised again: also Ctrl-C
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -156,13 +156,13 @@ def summarise(
         "rounds_planned": job.experiment.federation.rounds,
         "metrics": figures | (task.by_class(last[which]) if which else {}),
         "sites": ((evaluated or {}).get("sites") or {}).get("per_site", {}),
-        "confusion": np.asarray(last[which]["confusion"]).tolist() if which else None,
+        "confusion": np.asarray(last[which]["confusion"]).tolist() if which and "confusion" in last[which] else None,
         "confusion_of": which,
         "classes": list(job.classes),
         "seconds": seconds,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notes": list(job.notes),
+        "notes": [*job.notes, *(r["stopped"] for r in records if "stopped" in r)],
         "counts": {kind: dict(sorted(c.items())) for kind, c in counts.items()},
     }
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from clients.training import batches, learning_rate, make_optimizer, train
+from clients.recipe import learn
+from clients.training import make_optimizer
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
@@ -22,6 +23,7 @@ from fedvision.evaluation import OverSites, Sums, add, measure
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.seeds import seed_torch
+from fedvision.tracking.figures import lower_is_better
 from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.progress import Progress
 from fedvision.types import SiteId
@@ -62,16 +64,12 @@ class Trainer:
     def rounds(self) -> Iterator[tuple[int, float]]:
         """Train all rounds; (round, mean training loss) after each."""
         experiment, bench = self.experiment, self.bench
-        optimizer = make_optimizer(experiment.training, [p for p in bench.model.parameters() if p.requires_grad])
+        optimizer = make_optimizer(experiment.training, bench.model)
         plan = experiment.training.model_copy(update={"epochs": None, "steps": self.steps})
         for number in range(experiment.federation.rounds):
             names = (self.name, "round", number)
             seed_torch(experiment.seed, *names)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(experiment.training, number, experiment.federation.rounds)
-            order = batches(len(self.examples), plan, experiment.seed, *names, lonely=bench.lonely)
-            loss, _, _ = train(bench.model, bench.task, self.examples, order, optimizer, bench.device, plan.gradient_clip)
-            yield number, loss
+            yield number, learn(bench, self.examples, names, number, None, optimizer, plan).loss
 
 
 def plain(experiment: Experiment) -> Experiment:
@@ -163,7 +161,7 @@ def _over(sites: Mapping[str, Mapping[str, float]], at_home: Mapping[str, Mappin
         result[name] = float(np.mean([figures[name] for figures in sites.values() if name in figures]))
         own = [figures[name] for figures in at_home.values() if name in figures]
         if own:
-            worst = max(own) if name == "loss" else min(own)
+            worst = (max if lower_is_better(name) else min)(own)
             result |= {f"site_mean_{name}": float(np.mean(own)), f"site_worst_{name}": worst, f"site_spread_{name}": float(np.std(own))}
     return result
 

@@ -18,6 +18,7 @@ class Dataset:
     columns: what else is known of each image, by name, str [N]: what a natural partition may go by.
     mean, std: normalisation per channel on the scale 0..1, a public constant and never computed from the images.
     digest: SHA-256 of the images' bytes, where it is already known; else it is computed.
+    targets: float32 [N,T], NaN where one is not known: what a task other than classification learns, by `target_names`.
     """
 
     name: str
@@ -30,6 +31,8 @@ class Dataset:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     digest: str | None = None
+    targets: np.ndarray | None = None
+    target_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,6 +49,8 @@ class Dataset:
         digest.update((self.digest or images_digest(self.images)).encode())
         digest.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
         digest.update(b"" if self.subjects is None else "\x1f".join(self.subjects.tolist()).encode())
+        if self.targets is not None:
+            digest.update(repr(self.target_names).encode() + np.ascontiguousarray(self.targets, "<f4").tobytes())
         return digest.hexdigest()
 
 

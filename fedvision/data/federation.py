@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedvision.augment import Pipeline, filters
 from fedvision.data.dataset import Dataset
 from fedvision.data.datasets import DATASETS
 from fedvision.data.draw import draw
 from fedvision.data.partition import SERVER, TEST, TRAIN, VALIDATION, Partition
 from fedvision.data.site import PARTS, Examples, Site, Source
+from fedvision.data.targets import with_targets
 from fedvision.errors import ConfigError, DataError
 from fedvision.types import SiteId
 
@@ -24,14 +26,14 @@ _SITE_OVERHEAD = 4096  # bytes of a site's objects besides its images
 class Federated:
     """The data set and its partition; `site` opens a site when it is asked for, and keeps the last ones."""
 
-    def __init__(self, dataset: Dataset, partition: Partition, kept: int = _SITES_KEPT):
+    def __init__(self, dataset: Dataset, partition: Partition, kept: int = _SITES_KEPT, filtered: Pipeline | None = None):
         self.dataset, self.partition = dataset, partition
         self.sites: tuple[SiteId, ...] = tuple(SiteId(name) for name in partition.sites)
-        self.classes = dataset.classes
+        self.classes = dataset.target_names or dataset.classes  # what the task's outputs are called
         self.shape = dataset.shape
         self.fingerprint = partition.fingerprint
         self.notes = (*dataset.notes, *partition.notes)
-        self._source = Source(dataset, partition)
+        self._source = Source(dataset, partition, filtered)
         self._number = {name: number for number, name in enumerate(self.sites)}
         self._order = np.argsort(partition.site_of, kind="stable")  # rows by site, ascending inside each
         self._ends = np.searchsorted(partition.site_of[self._order], np.arange(len(self.sites) + 1))
@@ -62,11 +64,17 @@ class Federated:
 
     def summary(self) -> dict[str, Any]:
         """Who holds what, JSON-able, for partition.json: per site and for the server the counts of each class by part."""
-        said = self.partition.summary(self.dataset.labels, self.classes)
+        said = self.partition.summary(self.dataset.labels, self.dataset.classes)
         by_part = lambda counts: dict(zip(PARTS, counts, strict=True))  # noqa: E731
         sites = {site["id"]: {**by_part(site["counts"]), "camera": site.get("camera")} for site in said["site"]}
         server = by_part(said["server"]) if said["server"] else None
-        return {"sites": sites, "server": server, "classes": list(self.classes), "notes": list(self.notes), "fingerprint": self.fingerprint}
+        return {
+            "sites": sites,
+            "server": server,
+            "classes": list(self.dataset.classes),
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint,
+        }
 
     def server(self, part: str) -> Examples:
         """The coordinator's own public data, "validation" or "test"; empty where evaluation.server keeps none."""
@@ -82,14 +90,15 @@ class Federated:
 
 def open_federated(experiment: "Experiment", partition_file: Path | None = None) -> Federated:
     """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn."""
-    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
+    dataset = with_targets(DATASETS[experiment.data.dataset].open(experiment.data), experiment.task)
+    filtered = filters(experiment.data.transforms, dataset.shape, "data.transforms")
     saved = partition_file or experiment.partition.load
     if saved is None:
-        return Federated(dataset, draw(dataset, experiment))
+        return Federated(dataset, draw(dataset, experiment), filtered=filtered)
     partition = Partition.load(Path(saved), dataset.fingerprint())
     sites = experiment.partition.sites
     if sites is not None and sites != len(partition.sites):
         raise ConfigError(f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: give the same number")
     if experiment.evaluation.server is not None and not (partition.site_of == SERVER).any():
         raise ConfigError(f"evaluation.server is set, and the partition {saved} keeps no data for the server: set it to null, or draw anew")
-    return Federated(dataset, partition)
+    return Federated(dataset, partition, filtered=filtered)

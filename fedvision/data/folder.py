@@ -9,7 +9,7 @@ import difflib
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from fedvision.data.dataset import Dataset, in_natural_order, normalisation
 from fedvision.data.prepared import Prepared, prepare
+from fedvision.data.targets import targets_of
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,10 +43,14 @@ def image_folder(data: "ImageFolder") -> Dataset:
     if not root.is_dir():
         raise DataError(f"data.root = {data.root}: there is no such folder")
     means, stds = normalisation(data.mean, data.std, data.channels, 0.5, 0.5)
-    listing = from_folders(root) if data.manifest is None else from_manifest(Path(data.manifest).expanduser(), root)
+    listing = from_folders(root) if data.manifest is None else from_manifest(Path(data.manifest).expanduser(), root, not data.targets)
     classes = _classes(listing, data.classes)
     ready = prepare(root, listing.names, data.image_size, data.channels, data.on_corrupt)
-    return _dataset(listing, classes, ready, means, stds)
+    dataset = _dataset(listing, classes, ready, means, stds)
+    if not data.targets:
+        return dataset
+    targets = targets_of(listing, data.targets, str(data.manifest or data.root))
+    return replace(dataset, targets=targets[ready.kept], target_names=tuple(data.targets))
 
 
 def _classes(listing: Listing, given: list[str] | None) -> tuple[str, ...]:
@@ -143,8 +148,10 @@ def _refuse_loose_image(name: str, root: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- a manifest
 
 
-def from_manifest(manifest: Path, root: Path) -> Listing:
-    """The images that a CSV names; DataError naming the line of a missing file, an empty field, a path given twice."""
+def from_manifest(manifest: Path, root: Path, labelled: bool = True) -> Listing:
+    """The images that a CSV names; DataError naming the line of a missing file, an empty field, a path given twice.
+
+    labelled: whether each must have a label; else those without a label column are all called "image"."""
     try:
         text = manifest.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -154,7 +161,7 @@ def from_manifest(manifest: Path, root: Path) -> Listing:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     listing, seen = Listing(), dict[str, int]()
     try:
-        header = _header(next(rows, []), manifest)
+        header = _header(next(rows, []), manifest, labelled)
         listing.columns = {name: [] for name in header if name not in {"path", "label"}}
         for row in rows:
             if row:
@@ -166,9 +173,9 @@ def from_manifest(manifest: Path, root: Path) -> Listing:
     return listing
 
 
-def _header(row: list[str], manifest: Path) -> list[str]:
+def _header(row: list[str], manifest: Path, labelled: bool) -> list[str]:
     header = [name.strip() for name in row]
-    for name in ("path", "label"):
+    for name in ("path", "label") if labelled else ("path",):
         if name not in header:
             close = difflib.get_close_matches(name, header, 1, 0.5)
             near = f" (is it {close[0]!r}?)" if close else ""
@@ -190,7 +197,7 @@ def _fields(row: list[str], header: list[str], manifest: Path, line: int) -> dic
 
 
 def _take(values: dict[str, str], listing: Listing, seen: dict[str, int], root: Path, manifest: Path, line: int) -> None:
-    path, label = values.pop("path"), values.pop("label")
+    path, label = values.pop("path"), values.pop("label", "image")
     name = os.path.normpath(path)
     if name in seen:
         raise DataError(f"{manifest}, line {line}: {path} was already named in line {seen[name]}: an image counts once")

@@ -38,23 +38,23 @@ def table(federated: Federated, most: int = 20) -> str:
     """Sites, sizes and label skew as text with rich markup; the first `most` sites have a line each."""
     from rich.markup import escape
 
-    counts = federated.partition.counts(federated.dataset.labels, len(federated.classes))
+    counts = federated.partition.counts(federated.dataset.labels, len(federated.dataset.classes))
     channels, height, width = federated.shape
     sizes = counts[:-1].sum((1, 2))
     lines = [
         f"[bold]{federated.dataset.name}[/bold]: {len(federated.dataset):,} images of {width} × {height} × {channels}, "
-        f"{len(federated.classes)} classes, {len(federated.sites):,} sites",
+        f"{len(federated.dataset.classes)} classes, {len(federated.sites):,} sites",
         f"a site holds {sizes.min():,} to {sizes.max():,} images, median {int(np.median(sizes)):,}; "
         f"label skew {skew(counts[:-1].sum(1)):.2f} (0 = all alike, 1 = nothing in common)",
         "",
         f"[bold]{'site':24} {'train':>7} {'valid.':>7} {'test':>7}  largest classes[/bold]",
     ]
     for number in range(min(most, len(federated.sites))):
-        lines.append(_line(escape(federated.sites[number]), counts[number], federated.classes))
+        lines.append(_line(escape(federated.sites[number]), counts[number], federated.dataset.classes))
     if len(federated.sites) > most:
         lines.append(f"... and {len(federated.sites) - most:,} more")
     if counts[-1].any():
-        lines.append(_line("the server", counts[-1], federated.classes))
+        lines.append(_line("the server", counts[-1], federated.dataset.classes))
     lines += ["", *(f"note: {escape(note)}" for note in federated.notes)]
     return "\n".join(lines).rstrip()
 
@@ -90,7 +90,7 @@ def draw_partition(federated: Federated) -> "Figure":
     """Class counts of each site and the server, and sample images of several sites through their own cameras."""
     from matplotlib.figure import Figure
 
-    counts = federated.partition.counts(federated.dataset.labels, len(federated.classes))
+    counts = federated.partition.counts(federated.dataset.labels, len(federated.dataset.classes))
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
     above, below = halves
@@ -101,13 +101,13 @@ def draw_partition(federated: Federated) -> "Figure":
         _bars(panels[0], federated.sites, counts[:-1].sum(1))
     else:
         panels = _panels(above, [10, 3, 1][: 2 + server])
-        _heat_map(panels[0], above, federated.classes, counts[:-1].sum(1))
+        _heat_map(panels[0], above, federated.dataset.classes, counts[:-1].sum(1))
         _sizes(panels[1], counts[:-1].sum((1, 2)))
     if server:
         _bars(panels[-1], ("the server",), counts[-1:].sum(1))
         panels[-1].set_ylabel("")
-    if len(federated.classes) <= _LEGEND and (server or len(federated.sites) <= _BARS):
-        _legend(above, federated.classes)
+    if len(federated.dataset.classes) <= _LEGEND and (server or len(federated.sites) <= _BARS):
+        _legend(above, federated.dataset.classes)
     _samples(below, federated, counts)
     return figure
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedvision.augment import Pipeline
 from fedvision.data.camera import seen
 from fedvision.data.dataset import Dataset
 from fedvision.types import SiteId
@@ -20,7 +21,7 @@ _KEPT = 256 << 20  # bytes up to which a part is kept in memory: normalised, or 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: float32 [B,C,H,W], normalised: (x / 255 - mean) / std.   targets: int64 [B]."""
+    """inputs: float32 [B,C,H,W], normalised: (x / 255 - mean) / std.   targets: int64 [B], or float32 [B,T]."""
 
     inputs: Tensor
     targets: Tensor
@@ -29,14 +30,18 @@ class Batch:
 class Source:
     """The images of a data set as the sites' cameras give them."""
 
-    def __init__(self, dataset: Dataset, partition: "Partition | None" = None):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, partition: "Partition | None" = None, filtered: Pipeline | None = None):
+        self.dataset, self.filtered = dataset, filtered
         self.partition = partition if partition is not None and partition.cameras is not None else None
         self._mean = torch.tensor(dataset.mean, dtype=torch.float32)[:, None, None]
         self._std = torch.tensor(dataset.std, dtype=torch.float32)[:, None, None]
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 [n,C,H,W]: the images `rows`, each through the camera of the site that holds it."""
+        """uint8 [n,C,H,W]: the images `rows`, each through the camera of the site that holds it, and then the filters."""
+        images = self._taken(rows)
+        return images if self.filtered is None else self.filtered(torch.from_numpy(images)).numpy()
+
+    def _taken(self, rows: np.ndarray) -> np.ndarray:
         images = np.asarray(self.dataset.images[rows])
         if self.partition is None or self.partition.cameras is None:
             return images
@@ -46,9 +51,12 @@ class Source:
             images[at] = seen(images[at], self.partition.cameras[holder], rows[at], self.partition.seed)
         return images
 
-    def normalised(self, images: np.ndarray) -> Tensor:
-        """float32 [n,C,H,W].  Three plain operations, so that the bytes depend on nothing but the pixel."""
-        return torch.from_numpy(images).float().div_(255).sub_(self._mean).div_(self._std)
+    def normalised(self, images: np.ndarray | Tensor) -> Tensor:
+        """float32 [n,C,H,W] of uint8 images, or of floats on the scale 0..1, which are overwritten.  Three plain operations, so
+        that the bytes depend on nothing but the pixel."""
+        x = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+        return x.sub_(self._mean).div_(self._std)
 
     def kept(self, examples: int) -> tuple[str, int]:
         """How so many examples are kept in memory, and the bytes that it takes.
@@ -59,7 +67,8 @@ class Source:
         images = examples * int(np.prod(self.dataset.shape))
         if 4 * images <= _KEPT:
             return "inputs", 4 * images
-        return ("images", images) if self.partition is not None and images <= _KEPT else ("", 0)
+        costly = self.partition is not None or self.filtered is not None
+        return ("images", images) if costly and images <= _KEPT else ("", 0)
 
 
 class Examples:
@@ -90,6 +99,14 @@ class Examples:
         return self._labels
 
     @property
+    def targets(self) -> Tensor:
+        """What is learned: the labels, int64 [n], or the data set's targets, float32 [n,T]."""
+        if self._targets is None:
+            targets = self._source.dataset.targets
+            return torch.from_numpy(self.labels if targets is None else targets[self._rows])
+        return self._targets
+
+    @property
     def subjects(self) -> np.ndarray | None:
         """Whom or what each example shows, str [n]; None where it is not known."""
         subjects = self._source.dataset.subjects
@@ -108,6 +125,13 @@ class Examples:
         inputs = self._read(at.numpy()) if self._inputs is None else self._inputs.index_select(0, at)
         return Batch(inputs, self._targets.index_select(0, at))
 
+    def changed(self, positions: Tensor, change: Pipeline) -> Batch:
+        """As `batch`, of images changed on the way: `change` takes uint8 [B,C,H,W]."""
+        if self._images is None and self._source.kept(len(self))[0]:
+            self._images = self._source.images(self._rows)
+        inputs = self._source.normalised(change(torch.from_numpy(self.images(positions.numpy()))))
+        return Batch(inputs, self.targets.index_select(0, positions))
+
     def _keep(self) -> None:
         """Read what is small enough to be kept in memory."""
         how, _ = self._source.kept(len(self))
@@ -115,7 +139,7 @@ class Examples:
             self._inputs = self._source.normalised(self._source.images(self._rows))
         elif how == "images":
             self._images = self._source.images(self._rows)
-        self._targets = torch.from_numpy(self.labels)
+        self._targets = self.targets
 
     def _read(self, positions: np.ndarray) -> Tensor:
         """The inputs at `positions`, made from what is kept or else from the data set."""

@@ -18,6 +18,7 @@ MODELS = {
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
 }
+LIBRARIES = ("torchvision", "timm")
 
 
 def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -> "nn.Module":
@@ -26,6 +27,7 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
     from torch import nn
 
     from fedvision.models import library, small
+    from fedvision.models.weights import read_weights
     from fedvision.seeds import named
 
     spec = experiment.model
@@ -36,16 +38,15 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
             model: nn.Module = small.Cnn(shape, outputs, spec.width, spec.hidden, spec.dropout, spec.norm)
         elif spec.name == "mlp":
             model = small.Mlp(shape, outputs, spec.width, spec.dropout)
-        elif kind == "torchvision" and name:
-            model = library.with_norm(library.torchvision_model(name, shape[0], outputs), spec.norm)
-        elif kind == "timm" and name:
-            model = library.with_norm(library.timm_model(name, shape[0], outputs, shape[1]), spec.norm)
+        elif kind in LIBRARIES and name:
+            make = library.torchvision_model if kind == "torchvision" else library.timm_model
+            model = library.with_norm(make(name, shape[0], outputs, shape[1], spec.options), spec.norm)
         else:
             raise ConfigError(f"model.name = {spec.name!r}: allowed are {', '.join(MODELS)}")
     if spec.norm_statistics == "frozen":
         freeze_statistics(model)
     if spec.weights is not None:
-        _read_weights(model, Path(spec.weights))
+        read_weights(model, Path(spec.weights), spec.weights_sha256, spec.weights_except)
     return model
 
 
@@ -57,21 +58,6 @@ def freeze_statistics(model: "nn.Module") -> None:
         if isinstance(module, _BatchNorm):
             module.eval()
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,misc,assignment]
-
-
-def _read_weights(model: "nn.Module", path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"model.weights = {str(path)!r} cannot be read as safetensors: {error}") from None
-    own = model.state_dict()
-    wrong = [n for n in own if n not in state or state[n].shape != own[n].shape] + [n for n in state if n not in own]
-    if wrong:
-        raise ConfigError(f"model.weights = {str(path)!r} is not of this model: {len(wrong)} tensors differ, first {wrong[0]!r}")
-    model.load_state_dict(state)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Image classification: cross-entropy per image, and metrics that are sums."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,17 +9,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-BINS = 1024  # of a score histogram, over asinh(log-odds): fine where models are unsure, and not blind where they are sure
-LARGEST_ODDS = 10.0  # |asinh(log-odds)| beyond which scores are alike: log-odds of 11,000
-LOSS_STEPS = 2.0**20  # a loss is summed in steps of 2^-20 nats, so that its sum is exact in any order
-LARGEST_LOSS = 1e6  # nats, of one image: a diverged model is recorded as this, not as infinity
+from fedvision.data.site import Examples
+from fedvision.learning import Training
+from fedvision.tasks.criteria import Criterion, check_weights, focal
+from fedvision.tasks.scores import (
+    BINS,
+    CALIBRATION_BINS,
+    STEPS,
+    areas,
+    calibration,
+    calibration_error,
+    histograms,
+    mean_of,
+    sensitivities,
+    sum_of,
+)
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One label an image, out of `classes`."""
+    """One label an image, out of `classes`.  specificity: at which `sensitivity` is read."""
 
     classes: tuple[str, ...]
+    specificity: float = 0.9
 
     @property
     def outputs(self) -> int:
@@ -29,33 +42,56 @@ class Classification:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of what `sums` gives."""
         k = len(self.classes)
-        return {"confusion": (k, k), "loss": (1,), "scores": (k, 2, BINS)}
+        return {"confusion": (k, k), "loss": (1,), "scores": (k, 2, BINS), "calibration": (CALIBRATION_BINS, 3)}
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy per image, nats.  logits [B,K], targets [B] -> [B]: no image enters another's loss."""
         return functional.cross_entropy(logits, targets, reduction="none")
 
+    def criterion(self, training: Training, examples: Examples | None = None) -> Criterion:
+        """The loss per image that is trained on, of the same shapes as `loss`, which it is where nothing else is asked for.
+
+        examples: the site's, for balance = loss: class k weighs n / (K n_k), so that the mean weight of an image is 1.
+        """
+        weights = check_weights(training.class_weights, self.classes)
+        if training.balance == "loss" and examples is not None:
+            counts = np.bincount(examples.labels, minlength=len(self.classes))
+            weights = torch.from_numpy(len(examples) / (max(1, (counts > 0).sum()) * counts.clip(1))).float()
+        if training.focal:
+            return focal(self.loss, training.focal, None if weights is None else lambda logits, targets: weights.to(logits.device)[targets])
+        if weights is None and not training.label_smoothing:
+            return self.loss
+
+        def weighed(logits: Tensor, targets: Tensor) -> Tensor:
+            its = None if weights is None else weights.to(logits)
+            return functional.cross_entropy(logits, targets, its, reduction="none", label_smoothing=training.label_smoothing)
+
+        return weighed
+
+    def possible(self, n: int, generator: torch.Generator) -> Tensor:
+        """Targets that could be, [n]: for trying a model without data."""
+        return torch.randint(0, self.outputs, (n,), generator=generator)
+
     def sums(self, logits: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
-        """What images add up to, int64: `confusion` [K,K] (truth, prediction), `loss` in 2^-20 nats, and
-        `scores` [K,2,BINS], for each class the histogram of its log-odds over (other, own) images."""
+        """What images add up to, int64: `confusion` [K,K] (truth, prediction), `loss` in 2^-20 nats, `scores` [K,2,BINS],
+        for each class the histogram of its log-odds over (other, own) images, and `calibration` [15,3]."""
         k = len(self.classes)
         logits, targets = logits.detach().float(), targets.detach()
-        odds = torch.asinh(log_odds(logits.double())).nan_to_num(0.0, LARGEST_ODDS, -LARGEST_ODDS)
-        confusion = torch.bincount(targets * k + logits.argmax(1), minlength=k * k).reshape(k, k)
-        loss = self.loss(logits, targets).double().nan_to_num(LARGEST_LOSS, LARGEST_LOSS).clamp(max=LARGEST_LOSS)
-        bins = ((odds / LARGEST_ODDS + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
-        own = functional.one_hot(targets, k)
-        index = (torch.arange(k, device=bins.device) * 2 + own) * BINS + bins
-        scores = torch.bincount(index.flatten(), minlength=k * 2 * BINS).reshape(k, 2, BINS)
+        said = logits.argmax(1)
+        confusion = torch.bincount(targets * k + said, minlength=k * k).reshape(k, k)
+        odds = log_odds(logits.double())
+        confidence = torch.sigmoid(odds.gather(1, said[:, None])[:, 0])
         return {
             "confusion": confusion.cpu().numpy(),
-            "loss": (loss * LOSS_STEPS).round().long().sum().cpu().numpy().reshape(1),
-            "scores": scores.cpu().numpy(),
+            "loss": sum_of(self.loss(logits, targets)),
+            "scores": histograms(odds, functional.one_hot(targets, k), middle=-math.log(max(1, k - 1))).cpu().numpy(),
+            "calibration": calibration(confidence, said == targets).cpu().numpy(),
         }
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """accuracy, balanced_accuracy (mean recall of the classes that occur), f1 (macro, of the classes that occur), loss
-        (nats an image), and auc (one class against the rest, mean; absent where only one class occurs)."""
+        (nats an image), ece (of the class that is said), and, absent where only one class occurs, auc and sensitivity at
+        the specificity (one class against the rest, mean; of two classes the second one's)."""
         confusion = sums["confusion"]
         truth, right, said = confusion.sum(1), np.diag(confusion), confusion.sum(0)
         there = truth > 0
@@ -63,16 +99,17 @@ class Classification:
         if n == 0:
             return {}
         recall = right[there] / truth[there]
-        result = {
+        scores = sums["scores"]
+        found: dict[str, float | None] = {
             "accuracy": float(right.sum() / n),
             "balanced_accuracy": float(recall.mean()),
             "f1": float((2 * right[there] / (truth[there] + said[there])).mean()),
-            "loss": float(int(sums["loss"][0]) / LOSS_STEPS / n),
+            "loss": float(int(sums["loss"][0]) / STEPS / n),
+            "ece": calibration_error(sums["calibration"]),
+            "auc": mean_of(areas(scores)),
+            "sensitivity": mean_of(sensitivities(scores[1:] if len(scores) == 2 else scores, self.specificity)),
         }
-        areas = [a for a in (area_under_curve(s[0], s[1]) for s in sums["scores"]) if a is not None]
-        if areas:
-            result["auc"] = float(np.mean(areas))
-        return result
+        return {name: value for name, value in found.items() if value is not None}
 
     def by_class(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """recall_CLASS, the share of each class's images that was found, of the classes that occur."""
@@ -88,11 +125,3 @@ def log_odds(logits: Tensor) -> Tensor:
     odds = log_p - torch.log1p(-log_p.exp())  # good up to p = 1/2, and beyond it only the largest can be
     others = logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
     return odds.scatter(1, top, logits.gather(1, top) - others)
-
-
-def area_under_curve(negatives: np.ndarray, positives: np.ndarray) -> float | None:
-    """Area under the ROC curve from score histograms [BINS], ties within a bin counted half (Hanley, McNeil 1982);
-    None where one side is empty."""
-    below = np.concatenate([[0], np.cumsum(negatives)[:-1]])
-    pairs = int(negatives.sum()) * int(positives.sum())
-    return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else None

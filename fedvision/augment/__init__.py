@@ -1,0 +1,105 @@
+"""Changes of images by name: torchvision's v2 transforms, and filters of our own in their style.
+
+`training.transforms` are drawn anew for each training image; `data.transforms`, filters alone, are part of reading an
+image, in training and in evaluation alike.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fedvision.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pipeline = Callable[["Tensor"], "Tensor"]  # uint8 [B,C,H,W] -> uint8, or float on the scale 0..1, of the same shape
+
+FILTERS = {
+    "CLAHE": "contrast limited adaptive histogram equalisation (Zuiderveld 1994); clip_limit, tiles",
+    "GreyWorld": "each colour channel scaled to the same mean (Buchsbaum 1980)",
+    "Gaussian": "Gaussian blur; sigma in pixels",
+    "Median": "median of a square; size in pixels, odd",
+    "UnsharpMask": "the image plus what a Gaussian blur takes away; sigma in pixels, amount",
+    "Sobel": "magnitude of the gradient",
+    "TopHat": "what is narrower than a square: brighter than around it, or darker (bright = false); size in pixels, odd",
+    "Gamma": "each value to a power, on the scale 0..1; gamma",
+}
+
+
+def pipeline(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], key: str) -> Pipeline | None:
+    """Random changes, drawn anew for each image from torch's generator; None where there are none.
+
+    specs: a mapping each, its name and the options of the transform.  shape: [C,H,W], which they must keep.
+    ConfigError, which names the `key` of the config, for what is not known or does not work on such images.
+    """
+    if not specs:
+        return None
+    import torch
+    from torchvision.transforms import v2
+
+    change = v2.Compose([_made(spec, f"{key}[{number}]") for number, spec in enumerate(specs)])
+
+    def each(images: "Tensor") -> "Tensor":
+        return torch.stack([change(image) for image in images])
+
+    with torch.random.fork_rng(devices=[]):
+        _check(each, shape, key)
+    return each
+
+
+def filters(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], key: str) -> Pipeline | None:
+    """Filters in their order, on whole batches; None where there are none.  They draw nothing, so that an image is the same
+    bytes on every reading."""
+    if not specs:
+        return None
+    from torchvision.transforms import v2
+
+    for number, spec in enumerate(specs):
+        if spec["name"] not in FILTERS:
+            raise ConfigError(
+                f"{key}[{number}].name = {spec['name']!r}: an image is read alike every time, so that it is one of the filters "
+                f"{', '.join(FILTERS)}{_near(spec['name'], FILTERS)}; random changes go to training.transforms"
+            )
+    change = v2.Compose([_made(spec, f"{key}[{number}]") for number, spec in enumerate(specs)])
+    _check(change, shape, key)
+    return change
+
+
+def _made(spec: Mapping[str, Any], key: str) -> Any:
+    """The transform that `spec` names; transforms inside others (RandomApply, RandomChoice) are made too."""
+    from torchvision.transforms import v2
+
+    from fedvision.augment import classical
+
+    name, options = spec["name"], {option: value for option, value in spec.items() if option != "name"}
+    kind = getattr(classical, name, None) if name in FILTERS else getattr(v2, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        known = [*FILTERS, *(n for n in dir(v2) if isinstance(getattr(v2, n), type) and issubclass(getattr(v2, n), v2.Transform))]
+        raise ConfigError(f"{key}.name = {name!r}: torchvision.transforms.v2 has no such transform{_near(str(name), known)}")
+    if isinstance(options.get("transforms"), list):
+        options["transforms"] = [_made(inner, f"{key}.transforms[{number}]") for number, inner in enumerate(options["transforms"])]
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {name} cannot be made of {options}: {error}") from None
+
+
+def _check(change: Pipeline, shape: tuple[int, int, int], key: str) -> None:
+    """Try `change` on two images; ConfigError where it fails or gives anything but images of their shape."""
+    import torch
+
+    images = torch.arange(2 * shape[0] * shape[1] * shape[2]).remainder(256).to(torch.uint8).reshape(2, *shape)
+    try:
+        found = change(images)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ConfigError(f"{key} does not work on images of {list(shape)}: {str(error).splitlines()[0]}") from None
+    if found.shape != images.shape:
+        raise ConfigError(f"{key} makes images of {list(found.shape[1:])} out of {list(shape)}, and the model takes those: resize last")
+    if found.dtype != torch.uint8 and not found.is_floating_point():
+        raise ConfigError(f"{key} makes images of {found.dtype}; it must be uint8, or a float on the scale 0..1")
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), 1, 0.4)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,76 @@
+"""What of `training` works with what: each complaint names both keys, their values, and the way out."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedvision.holdings import ImageFolder
+from fedvision.learning import Training
+from fedvision.protections import DpSgd
+
+if TYPE_CHECKING:
+    from fedvision.experiment import Experiment
+
+PLAIN = Training()
+_COUPLES = "it mixes examples, and the gradient of each must depend on it alone"
+_COUNTS = "it reads how much a site holds of each class, which is private; give public training.class_weights"
+_STEPS = "a private step is made of per-example gradients, in a loop of its own"
+UNDER_DP_SGD = {  # why an option is refused
+    "mixup": _COUPLES,
+    "cutmix": _COUPLES,
+    "balance": _COUNTS,
+    "transforms": f"{_STEPS}; set privacy.views, privacy.shift and privacy.flip",
+    "ema": f"{_STEPS}; set privacy.ema, the average over rounds",
+    "accumulate": f"{_STEPS}; set privacy.physical_batch",
+    "precision": "clip norms are proved for fp32",
+    "channels_last": f"{_STEPS}",
+    "compile": "per-example gradients are taken by hooks, which a compiled model does not call",
+    "schedule_per": f"{_STEPS}, at one rate a round",
+}
+
+
+def training_complaints(e: "Experiment") -> Iterator[str]:
+    """The complaints about `training`, `task` and `model`."""
+    t = e.training
+    if t.warmup >= e.federation.rounds and t.warmup:
+        yield f"training.warmup = {t.warmup:g} is not over before federation.rounds = {e.federation.rounds} are; shorten it, or run longer"
+    if t.precision == "fp16" and e.engine.device == "cpu":
+        yield "training.precision = fp16 and engine.device = cpu exclude each other: its gradients are scaled for a GPU; set precision to bf16 or fp32"
+    if t.balance == "loss" and t.class_weights is not None:
+        yield f"training.balance = loss and training.class_weights = {t.class_weights} exclude each other: both weigh the classes; set one"
+    if t.focal and t.label_smoothing and e.task == "classification":
+        yield f"training.focal = {t.focal:g} and training.label_smoothing = {t.label_smoothing:g} exclude each other: set one to 0"
+    yield from _task_complaints(e)
+    if e.strategy.name == "scaffold":
+        yield from _scaffold_complaints(t)
+    if isinstance(e.privacy, DpSgd):
+        yield from (
+            f"training.{key} = {getattr(t, key)} and privacy.mechanism = dp_sgd exclude each other: {why}"
+            for key, why in UNDER_DP_SGD.items()
+            if getattr(t, key) != getattr(PLAIN, key)
+        )
+
+
+def _task_complaints(e: "Experiment") -> Iterator[str]:
+    t = e.training
+    if e.task == "regression":
+        for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
+            if getattr(t, key) != getattr(PLAIN, key):
+                yield f"training.{key} = {getattr(t, key)} and task = regression exclude each other: there are no classes; leave {key} out"
+    if e.task == "multilabel" and t.balance == "sampling":
+        yield "training.balance = sampling and task = multilabel exclude each other: an image has many labels; set balance to loss"
+    if isinstance(e.data, ImageFolder) and e.data.targets and e.task == "classification":
+        yield f"data.targets = {e.data.targets} and task = classification exclude each other; set task to multilabel or regression, or targets to []"
+
+
+def _scaffold_complaints(t: Training) -> Iterator[str]:
+    """Its control variate is what moved the weights, over the sum of the rates: each step must be a rate times a gradient."""
+    reasons = {
+        "ema": "what it would send is not where its steps ended",
+        "layer_decay": "its steps would not share one rate",
+        "rate_factors": "its steps would not share one rate",
+    }
+    for key, why in reasons.items():
+        if getattr(t, key) != getattr(PLAIN, key):
+            yield f"strategy.name = scaffold and training.{key} = {getattr(t, key)} exclude each other: {why}; leave {key} out"
+    if t.precision == "fp16":
+        yield "strategy.name = scaffold and training.precision = fp16 exclude each other: a step whose gradients overflow is left out; use bf16"
