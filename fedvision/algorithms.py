@@ -4,7 +4,7 @@ The two halves of an algorithm live where they run (`clients/algorithms/`, `serv
 place that both, the config and `fedvision list strategies` read.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -67,6 +67,17 @@ class Median(Section):
     server_learning_rate: ServerLearningRate = 1.0
 
 
+class Brought(Section):
+    """An algorithm of your own code, from a Python file or package."""
+
+    name: Literal["brought"] = Field("brought", description="`fedvision list strategies`")
+    source: str = Field(description="its server's half: FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point")
+    client: str | None = Field(None, description="its sites' half, named in the same way; null = plain local training")
+    site_state: bool = Field(False, description="whether the sites' half keeps tensors from round to round")
+    sees: Literal["sum", "single"] = Field("sum", description="what its server is shown: the sum over the sites, or each update by itself")
+    options: dict[str, Any] = Field(default_factory=dict, description="what both halves are called with, by name")
+
+
 ALGORITHMS: dict[str, type[Section]] = {
     "fedavg": FedAvg,
     "fedavgm": FedAvgM,
@@ -75,10 +86,11 @@ ALGORITHMS: dict[str, type[Section]] = {
     "scaffold": Scaffold,
     "fedbn": FedBN,
     "median": Median,
+    "brought": Brought,
 }
 
 Strategy = Annotated[
-    FedAvg | FedAvgM | FedAdam | FedProx | Scaffold | FedBN | Median,
+    FedAvg | FedAvgM | FedAdam | FedProx | Scaffold | FedBN | Median | Brought,
     Field(discriminator="name", description="the federated algorithm and its options"),
 ]
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedvision.algorithms import SEES_SINGLE_UPDATES
-from fedvision.holdings import ImageFolder
+from fedvision.brought import is_brought
+from fedvision.holdings import OWN_IMAGES
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
 
@@ -48,10 +49,16 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield f"strategy.name = fedbn and model.norm = {e.model.norm} exclude each other: there would be no BatchNorm to keep; set model.norm to batch"
     if e.strategy.name == "fedbn" and e.model.norm is None and e.model.name in {"cnn", "mlp"}:
         yield f"strategy.name = fedbn needs BatchNorm, and model.name = {e.model.name} has none as built; set model.norm to batch"
-    if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
+    if (
+        e.model.name not in {"cnn", "mlp"}
+        and not e.model.name.startswith(("torchvision/", "timm/"))
+        and not is_brought(e.model.name, "models")
+    ):
         near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
-        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
-    if e.evaluation.best not in METRICS[e.task]:
+        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME, timm/NAME, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean {(near or ['cnn'])[0]}?"
+    if e.model.options and not is_brought(e.model.name, "models"):
+        yield f"model.options = {e.model.options} and model.name = {e.model.name} exclude each other: options are for a model of your own (FILE.py:NAME)"
+    if e.task in METRICS and e.evaluation.best not in METRICS[e.task]:
         near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])}{meant}"
@@ -68,7 +75,7 @@ def complaints(e: "Experiment") -> Iterator[str]:
 def _masking_complaints(e: "Experiment") -> Iterator[str]:
     """What secure aggregation does not go with, or does not leave room for."""
     s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
-    if e.strategy.name in SEES_SINGLE_UPDATES:
+    if e.strategy.name in SEES_SINGLE_UPDATES or getattr(e.strategy, "sees", "sum") == "single":
         yield f"strategy.name = {e.strategy.name} and {masked} exclude each other: it must see each site's update, and the coordinator sees their sum"
     if f.sampling == "poisson":
         yield f"federation.sampling = poisson and {masked} exclude each other: the draw is secret, and the sites sign who takes part; use all or fixed"
@@ -132,8 +139,8 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
             f"privacy.clip = {p.clip:g} is over encoding.range_weights = {e.encoding.range_weights:g}: a site whose update does not fit would decline, "
             "and so tell of it; lower clip or raise range_weights"
         )
-    if p.simulation_only_seed is not None and isinstance(e.data, ImageFolder):
+    if p.simulation_only_seed is not None and e.data.dataset in OWN_IMAGES:
         yield (
-            f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = image_folder exclude each other: noise that can be "
+            f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = {e.data.dataset} exclude each other: noise that can be "
             "repeated protects nobody's images; set simulation_only_seed to null"
         )

@@ -4,15 +4,17 @@ Every key carries its unit in its description; `render` writes them as comments,
 and the `config.yaml` of each run folder are complete.  What may be combined with what is decided in one place, `fedvision.compatible`.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
+from fedvision.brought import from_folder, is_brought
 from fedvision.compatible import complaints
-from fedvision.holdings import Data, ImageFolder, Partition
-from fedvision.learning import Evaluation, Model, Training
+from fedvision.holdings import Data, Partition
+from fedvision.learning import METRICS, Evaluation, Model, Training
 from fedvision.protections import Central, DpSgd, Local
 from fedvision.schema import Positive, Probability, Section, read_yaml, validate, with_settings
 
@@ -107,7 +109,7 @@ class Experiment(Section):
         "experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="letters, digits, dot, dash; names the run folder"
     )
     seed: int = Field(0, ge=0, description="of everything that may be known: partition, weights, shuffles, simulated faults")
-    task: Literal["classification"] = Field("classification", description="what is learned; `fedvision list tasks`")
+    task: str = Field("classification", description="what is learned; `fedvision list tasks`, or FILE.py:NAME, PACKAGE.MODULE:NAME")
     data: Data
     partition: Partition
     federation: Federation
@@ -135,6 +137,15 @@ class Experiment(Section):
         given = {key: values.get(key) or {} for key in must}
         return values | {key: must[key] | given[key] for key in must if isinstance(given[key], dict)}
 
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, task: str) -> str:
+        if task not in METRICS and not is_brought(task, "tasks"):
+            near = difflib.get_close_matches(task, METRICS, 1, 0.4)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"allowed are {', '.join(METRICS)}, FILE.py:NAME and PACKAGE.MODULE:NAME{meant}")
+        return task
+
     @field_validator("seed")
     @classmethod
     def _fits_in_63_bits(cls, seed: int) -> int:
@@ -156,7 +167,7 @@ def keeps_replies(experiment: Experiment) -> bool:
 
 def has_site_state(experiment: Experiment) -> bool:
     """Whether the sites keep something from round to round, which the coordinator's checkpoints must not overtake."""
-    return experiment.strategy.name in SITE_STATE
+    return experiment.strategy.name in SITE_STATE or getattr(experiment.strategy, "site_state", False)
 
 
 def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
@@ -176,7 +187,15 @@ def rooted(experiment: Experiment, folder: Path) -> Experiment:
         given = {n: getattr(section, n) for n in names if getattr(section, n, None) is not None}
         return section.model_copy(update={n: str((folder / value).resolve()) for n, value in given.items()})
 
-    update: dict[str, Section] = {"model": absolute(experiment.model, "weights"), "partition": absolute(experiment.partition, "load")}
-    if isinstance(experiment.data, ImageFolder):
-        update["data"] = absolute(experiment.data, "root", "manifest")
+    def brought(section: Section, *names: str) -> Section:
+        given = {n: getattr(section, n, None) for n in names}
+        return section.model_copy(update={n: from_folder(value, folder) for n, value in given.items() if value is not None})
+
+    update: dict[str, Any] = {
+        "data": brought(absolute(experiment.data, "root", "manifest"), "source"),
+        "partition": brought(absolute(experiment.partition, "load"), "source"),
+        "strategy": brought(experiment.strategy, "source", "client"),
+        "model": brought(absolute(experiment.model, "weights"), "name"),
+        "task": from_folder(experiment.task, folder),
+    }
     return experiment.model_copy(update=update)

@@ -1,6 +1,6 @@
 """The sections of a config about the images: which data set, how each site splits it, and who holds what."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,6 +43,14 @@ class Elpv(_DataSet):
     image_size: Side | None = Field(64, description="side to which images are resized, pixels; null = 300, as they are")
 
 
+class Brought(_DataSet):
+    """A data set of your own code, from a Python file or package."""
+
+    dataset: Literal["brought"] = Field("brought", description="`fedvision list datasets`")
+    source: str = Field(description="FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point; returns a Dataset")
+    options: dict[str, Any] = Field(default_factory=dict, description="what it is called with, by name")
+
+
 class ImageFolder(_DataSet):
     """Images of your own: a folder per class, or a manifest CSV."""
 
@@ -58,8 +66,10 @@ class ImageFolder(_DataSet):
     )
 
 
+OWN_IMAGES = {"image_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
+
 Data = Annotated[
-    Digits | Mnist5k | Elpv | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")
+    Digits | Mnist5k | Elpv | Brought | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")
 ]
 
 
@@ -116,4 +126,15 @@ class Natural(_Partition):
     sites: Sites | None = Field(None, description="number of sites that the values are dealt to; null = one each")
 
 
-Partition = Annotated[Iid | Dirichlet | Shards | Natural, Field(discriminator="scheme", description="who holds what")]
+class BroughtPartition(_Partition):
+    """Dealt by your own code, from a Python file or package."""
+
+    scheme: Literal["brought"] = Field("brought", description="`fedvision list partitions`")
+    sites: Sites = Field(description="number of sites")
+    source: str = Field(
+        description="FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point; returns each unit's site"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="what it is called with, by name")
+
+
+Partition = Annotated[Iid | Dirichlet | Shards | Natural | BroughtPartition, Field(discriminator="scheme", description="who holds what")]

@@ -1,6 +1,6 @@
 """The sections of a config about learning: the network, what a site does with it in a round, and how it is measured."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,9 @@ from fedvision.schema import Fraction, Positive, Section, Units
 class Model(Section):
     """The network, by name."""
 
-    name: str = Field("cnn", description="cnn, mlp, torchvision/NAME or timm/NAME; `fedvision list models`")
+    name: str = Field(
+        "cnn", description="cnn, mlp, torchvision/NAME, timm/NAME, FILE.py:NAME or PACKAGE.MODULE:NAME; `fedvision list models`"
+    )
     norm: Literal["none", "batch", "group"] | None = Field(None, description="normalisation layers: as built (null), or replaced by these")
     norm_statistics: Literal["averaged", "frozen"] = Field(
         "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
@@ -18,6 +20,9 @@ class Model(Section):
     width: Units = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
     hidden: Units = Field(128, description="units of the cnn's hidden linear layer")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what a model of your own is called with, by name, besides shape and outputs"
+    )
     weights: str | None = Field(None, description="safetensors file to start from; null = drawn from the seed")
 
 

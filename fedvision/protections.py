@@ -133,4 +133,7 @@ UNDER_PRIVACY: dict[str, dict[str, tuple[bool, str]]] = {
         "central": (False, "it must see single updates, and central noise is for sums only"),
         "local": (True, "the median is computed from noisy updates"),
     },
+    "brought": dict.fromkeys(
+        ("dp_sgd", "central", "local"), (False, "what your own code reveals is not known here, so nothing can be promised of it")
+    ),
 }

@@ -97,7 +97,7 @@ def test_every_algorithm_scheme_and_data_set_has_a_config() -> None:
     from fedvision.data.datasets import DATASETS
     from fedvision.data.schemes import PARTITIONS
 
-    experiments = [load(path) for path in CONFIGS]
+    experiments = [load(path) for path in [*CONFIGS, *sorted((ROOT / "examples").glob("*.yaml"))]]  # what is brought has an example
     assert {e.strategy.name for e in experiments} == set(ALGORITHMS)
     assert {e.partition.scheme for e in experiments} == set(PARTITIONS)
     assert {e.data.dataset for e in experiments} == set(DATASETS)

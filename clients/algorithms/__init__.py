@@ -8,6 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from clients.training import Correct
+from fedvision.brought import make
+from fedvision.errors import ConfigError
 from fedvision.types import State
 
 
@@ -39,6 +41,8 @@ class Plain:
 
 def make_rule(strategy: Any) -> Plain:
     """The sites' rule of a strategy's config."""
+    if strategy.name == "brought":
+        return _brought(strategy)
     from clients.algorithms.fedbn import FedBN
     from clients.algorithms.fedprox import FedProx
     from clients.algorithms.scaffold import Scaffold
@@ -46,3 +50,13 @@ def make_rule(strategy: Any) -> Plain:
     if strategy.name == "fedprox":
         return FedProx(strategy.mu)
     return {"scaffold": Scaffold, "fedbn": FedBN}.get(strategy.name, Plain)()
+
+
+def _brought(strategy: Any) -> Plain:
+    """What strategy.client names, else plain training; ConfigError where it is no rule."""
+    if strategy.client is None:
+        return Plain()
+    rule = make(strategy.client, "strategy.client", "clients", **strategy.options)
+    if not isinstance(rule, Plain):
+        raise ConfigError(f"strategy.client = {strategy.client!r} returned {type(rule).__name__}; it must be a clients.algorithms.Plain")
+    return rule

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import folder, packaged
+from fedvision.data import adapters, folder, packaged
 from fedvision.data.dataset import Dataset
 
 
@@ -25,5 +25,6 @@ DATASETS: dict[str, Entry] = {
         "CC BY-NC-SA 4.0: not for commercial use",
         "2,624 solar cells of 44 modules, grey, defect or not (pip install --no-deps elpv-dataset)",
     ),
+    "brought": Entry(adapters.brought, "your own", "your own code: data.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
     "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
 }

@@ -14,6 +14,7 @@ import numpy as np
 from fedvision.data.cache import cache_folder, written_whole
 from fedvision.data.dataset import Dataset, normalisation
 from fedvision.data.prepared import prepare
+from fedvision.data.resize import resized
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
@@ -97,15 +98,8 @@ def package_file(package: str, inside: str, distribution: str) -> Path:
 def _grey(name: str, images: np.ndarray, labels: np.ndarray, data: "Digits | Mnist5k", mean: float, std: float) -> Dataset:
     means, stds = normalisation(data.mean, data.std, 1, mean, std)
     if data.image_size is not None:
-        images = _resized(images, data.image_size)
+        images = resized(images, data.image_size)
     return Dataset(name, images, labels.astype(np.int64), _DIGITS, means, stds)
-
-
-def _resized(images: np.ndarray, side: int) -> np.ndarray:
-    from PIL import Image
-
-    pictures = (Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR) for image in images)
-    return np.stack([np.asarray(picture)[None] for picture in pictures])
 
 
 def _cached_arrays(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fedvision.brought import is_brought, make
 from fedvision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ MODELS = {
     "mlp": "one hidden layer",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
+    "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
 }
 
 
@@ -39,12 +41,24 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
             model = library.with_norm(library.torchvision_model(name, shape[0], outputs), spec.norm)
         elif kind == "timm" and name:
             model = library.with_norm(library.timm_model(name, shape[0], outputs, shape[1]), spec.norm)
+        elif is_brought(spec.name, "models"):
+            model = library.with_norm(brought_model(spec.name, shape, outputs, spec.options), spec.norm)
         else:
             raise ConfigError(f"model.name = {spec.name!r}: allowed are {', '.join(MODELS)}")
     if spec.norm_statistics == "frozen":
         freeze_statistics(model)
     if spec.weights is not None:
         _read_weights(model, Path(spec.weights))
+    return model
+
+
+def brought_model(name: str, shape: tuple[int, int, int], outputs: int, options: dict[str, Any]) -> "nn.Module":
+    """The network that NAME(shape, outputs, **options) returns, where model.name is FILE.py:NAME or the like."""
+    from torch import nn
+
+    model = make(name, "model.name", "models", shape, outputs, **options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.name = {name!r} returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 

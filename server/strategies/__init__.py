@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from fedvision.brought import make
+from fedvision.errors import ConfigError
 from fedvision.types import State
 
 
@@ -37,6 +39,8 @@ class Strategy(Protocol):
 
 def make_strategy(config: Any) -> Strategy:
     """The strategy of a config."""
+    if config.name == "brought":
+        return _brought(config)
     from server.strategies.fedadam import FedAdam
     from server.strategies.fedavg import FedAvg
     from server.strategies.fedavgm import FedAvgM
@@ -49,6 +53,18 @@ def make_strategy(config: Any) -> Strategy:
         "fedavgm": FedAvgM, "fedadam": FedAdam, "scaffold": Scaffold, "median": Median,
     }  # fmt: skip
     return kinds[config.name](**options)
+
+
+def _brought(config: Any) -> Strategy:
+    """What strategy.source names; ConfigError where it is no strategy, or is shown something else than strategy.sees says."""
+    made = make(config.source, "strategy.source", "strategies", **config.options)
+    lacking = [name for name in ("kind", "init", "weights", "extras", "apply") if not hasattr(made, name)]
+    if lacking:
+        raise ConfigError(f"strategy.source = {config.source!r} returned {type(made).__name__}, which has no {', '.join(lacking)}")
+    if made.kind != config.sees:
+        raise ConfigError(f"strategy.sees = {config.sees}, and {config.source!r} says kind = {made.kind!r}; set strategy.sees to that")
+    strategy: Strategy = made
+    return strategy
 
 
 Steps = Iterator[tuple[str, Tensor]]

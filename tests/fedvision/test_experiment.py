@@ -134,6 +134,7 @@ def test_every_algorithm_can_be_chosen_by_its_name(name: str) -> None:
     needs = {
         "median": ["federation.weighting=uniform"],
         "fedbn": ["model.norm=batch", "evaluation.server=null"],
+        "brought": ["strategy.source=own.py:strategy"],
     }
     experiment = validate(Experiment, with_settings(VALUES, [f"strategy.name={name}", *needs.get(name, [])], Experiment), "whole")
     assert experiment.strategy.name == name and has_site_state(experiment) == (name in SITE_STATE)
