@@ -173,11 +173,22 @@ def has_site_state(experiment: Experiment) -> bool:
 def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
     """The experiment in a YAML file, with "a.b=value" settings put in; ConfigError (exit 2) where it cannot be.
 
-    Relative paths in it (data.root, data.manifest, model.weights, partition.load) start at the file's folder.
+    Relative paths in it (data.root, data.manifest, data.statistics, model.weights, partition.load, files of one's own code) start at
+    the file's folder.  The mean and std of data.statistics are put in.
     """
     path = Path(path)
     values = with_settings(read_yaml(path), settings or [], Experiment)
     return rooted(validate(Experiment, values, str(path)), path.parent)
+
+
+def _with_constants(data: Any) -> Any:
+    """`data` with the mean and std of its statistics in their place: a run's own config names no file that could change."""
+    if data.statistics is None:
+        return data
+    from fedvision.data.statistics import constants
+
+    mean, std = constants(Path(data.statistics), data.dataset)
+    return data.model_copy(update={"mean": mean, "std": std, "statistics": None})
 
 
 def rooted(experiment: Experiment, folder: Path) -> Experiment:
@@ -192,7 +203,7 @@ def rooted(experiment: Experiment, folder: Path) -> Experiment:
         return section.model_copy(update={n: from_folder(value, folder) for n, value in given.items() if value is not None})
 
     update: dict[str, Any] = {
-        "data": brought(absolute(experiment.data, "root", "manifest"), "source"),
+        "data": _with_constants(brought(absolute(experiment.data, "root", "manifest", "statistics"), "source")),
         "partition": brought(absolute(experiment.partition, "load"), "source"),
         "strategy": brought(experiment.strategy, "source", "client"),
         "model": brought(absolute(experiment.model, "weights"), "name"),

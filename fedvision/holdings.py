@@ -12,6 +12,7 @@ class _DataSet(Section):
     image_size: Side | None = Field(None, description="side to which images are resized, pixels; null = as they are")
     mean: list[float] | None = Field(None, description="subtracted, per channel, on the scale 0..1; null = of the data set")
     std: list[float] | None = Field(None, description="divided by, per channel, on the scale 0..1; null = of the data set")
+    statistics: str | None = Field(None, description="file of `fedvision statistics`, whose mean and std are used; null = none")
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
     test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
 
@@ -19,6 +20,10 @@ class _DataSet(Section):
     def _leaves_training_data(self) -> "_DataSet":
         if self.validation + self.test >= 1:
             raise ValueError(f"data.validation + data.test = {self.validation + self.test:g} leaves nothing to train on; keep it below 1")
+        if self.statistics is not None and (self.mean is not None or self.std is not None):
+            raise ValueError(
+                f"data.statistics = {self.statistics} and data.mean or data.std exclude each other; set statistics, or the two, to null"
+            )
         if self.std is not None and min(self.std, default=1) <= 0:
             raise ValueError(f"data.std = {self.std}: each value must be above 0")
         return self
