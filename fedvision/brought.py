@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +76,16 @@ def digests(experiment: "Experiment") -> dict[str, str]:
         place, _ = _parts(reference, key, group)
         result[key] = hashlib.sha256(_file(place, reference, key).read_bytes()).hexdigest()
     return result
+
+
+def changed_since(value: Callable[[str], Any], recorded: Mapping[str, str]) -> list[str]:
+    """Which of the files that a run brought are no more what it recorded, a sentence each.  value: of a key of its config."""
+    sentences = []
+    for key, sha256 in recorded.items():
+        path = Path(str(value(key)).rpartition(":")[0])
+        if path.suffix == ".py" and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            sentences.append(f"{path.name}, which {key} names, has changed since this run: its SHA-256 was {sha256[:12]}….")
+    return sentences
 
 
 def find(reference: str, key: str, group: str) -> Any:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from fedvision.errors import DataError
 from fedvision.experiment import load
+from fedvision.tracking.compare import compare
 from fedvision.tracking.environment import differences, environment
+from fedvision.tracking.report import draw_report
 from simulations.run import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,6 +70,9 @@ def test_a_run_records_the_hash_of_each_file_that_it_brings_and_says_when_one_ch
     network.write_text(network.read_text() + "\n# another thought\n")
     said = differences(before, environment(folder.experiment()))
     assert len(said) == 1 and said[0].startswith(f"the file that model.name names: {recorded['model.name'][:12]}… and ")
+    page = draw_report(folder.path).read_text()
+    assert "own_model.py, which model.name names, has changed since this run" in page.replace("Own_model", "own_model")
+    assert folder.partition()["fingerprint"] in page and recorded["task"] in page
 
 
 def test_a_resumed_run_of_brought_code_ends_at_the_bytes_of_an_uninterrupted_one(everything: Path, tmp_path: Path) -> None:
@@ -75,3 +81,18 @@ def test_a_resumed_run_of_brought_code_ends_at_the_bytes_of_an_uninterrupted_one
     (folder.path / "checkpoints" / "round-2.safetensors").unlink()  # as if it had ended after the first round
     experiment = load(folder.path / "config.yaml")
     assert simulate(experiment, None, folder.path, quiet=True)[1]["model_sha256"] == whole["model_sha256"]
+
+
+def test_images_that_changed_between_two_runs_are_said_by_compare_and_stop_a_resumed_run(tmp_path: Path) -> None:
+    data = tmp_path / "data.py"
+    data.write_text((EXAMPLES / "own_data.py").read_text())
+    config = tmp_path / "own.yaml"
+    config.write_text((EXAMPLES / "own_data.yaml").read_text().replace("own_data.py", "data.py"))
+    short = ["federation.rounds=1", "tracking.mlflow=null", "tracking.report=false"]
+    first, _ = simulate(load(config, short), tmp_path / "first", None, quiet=True)
+    data.write_text(data.read_text().replace("rng.normal(20, 8", "rng.normal(30, 8"))
+    second, _ = simulate(load(config, short), tmp_path / "second", None, quiet=True)
+    said = compare([first.path, second.path], tmp_path / "page.html").warnings
+    assert any(text.startswith("The data set brought changed between first and second: its SHA-256 was ") for text in said)
+    with pytest.raises(DataError, match="partitions another data set"):
+        simulate(load(first.path / "config.yaml"), None, first.path, quiet=True)
