@@ -5,6 +5,7 @@ and the `config.yaml` of each run folder are complete.  What may be combined wit
 """
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +180,16 @@ def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
     path = Path(path)
     values = with_settings(read_yaml(path), settings or [], Experiment)
     return rooted(validate(Experiment, values, str(path)), path.parent)
+
+
+def from_values(values: Mapping[str, Any], settings: list[str] | None = None, folder: str | Path = ".") -> Experiment:
+    """The experiment in nested mappings, as a YAML file would hold it; its relative paths start at `folder`.
+
+    >>> blocks = {"data": {"dataset": "digits"}, "partition": {"scheme": "iid", "sites": 4}, "federation": {"rounds": 2}}
+    >>> from_values(blocks, ["federation.rounds=3"]).federation.rounds
+    3
+    """
+    return rooted(validate(Experiment, with_settings(values, settings or [], Experiment), "experiment"), Path(folder))
 
 
 def _with_constants(data: Any) -> Any:

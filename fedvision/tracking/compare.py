@@ -242,12 +242,10 @@ def _warnings(runs: Mapping[str, Run]) -> list[str]:
 
 def _data_changed(one: str, a: Run, other: str, b: Run) -> str | None:
     """That the same data set was not the same images, labels or subjects; None where it was, or where the configs name others."""
-    prints = a.partition.get("fingerprint"), b.partition.get("fingerprint")
-    if None in prints or prints[0] == prints[1] or a.get("data") != b.get("data"):
+    was, now = a.partition.get("fingerprint"), b.partition.get("fingerprint")
+    if was is None or now is None or was == now or a.get("data") != b.get("data"):
         return None
-    return (
-        f"The data set {a.get('data.dataset')} changed between {one} and {other}: its SHA-256 was {prints[0][:12]}… and {prints[1][:12]}…."
-    )
+    return f"The data set {a.get('data.dataset')} changed between {one} and {other}: its SHA-256 was {was[:12]}… and {now[:12]}…."
 
 
 def _held(run: Run) -> Any:
