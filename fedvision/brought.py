@@ -4,7 +4,8 @@
     package.module:thing      an installed package
     name                      an entry point of the group "fedvision.datasets", "fedvision.models", ... of an installed package
 
-Its code runs in the process of whoever runs the config: bring only what you would run yourself.
+Its code runs in the process of whoever runs the config: bring only what you would run yourself.  A site that is sent a config by a
+coordinator runs none of it, unless it says so itself: `refuse_from_outside`.
 """
 
 import functools
@@ -12,6 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -26,6 +28,8 @@ from fedvision.errors import ConfigError
 if TYPE_CHECKING:
     from fedvision.experiment import Experiment
 
+ALLOWED = "FEDVISION_RUNS_BROUGHT_CODE"  # in the environment of a site: 1 = it runs what a coordinator's config names
+_VOUCHED = ".brought"  # file among the sites' states of a simulation: the hash of the config whose code may be run
 GROUPS = ("datasets", "models", "tasks", "strategies", "clients", "partitions")
 _WRITTEN = re.compile(r"(?P<place>.+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<thing>[A-Za-z_]\w*)")
 _HOW = "write FILE.py:NAME, PACKAGE.MODULE:NAME, or the name of an entry point"
@@ -76,6 +80,33 @@ def digests(experiment: "Experiment") -> dict[str, str]:
         place, _ = _parts(reference, key, group)
         result[key] = hashlib.sha256(_file(place, reference, key).read_bytes()).hexdigest()
     return result
+
+
+def vouch(experiment: "Experiment", states: Path) -> None:
+    """Say to this machine's own workers that what `experiment` names was named here: only who can write here can say so."""
+    if any(references(experiment)):
+        states.mkdir(parents=True, exist_ok=True)
+        (states / _VOUCHED).write_text(_said(experiment.model_dump_json()))
+
+
+def refuse_from_outside(experiment: "Experiment", sent: str, states: Path) -> None:
+    """ConfigError where a config that somebody else sent names code to run, and nothing on this machine allows it.
+
+    sent: the config as it came.  states: where the sites of this machine keep what is theirs.
+    """
+    named = next(references(experiment), None)
+    if named is None or os.environ.get(ALLOWED) == "1":
+        return
+    note = states / _VOUCHED
+    if not note.is_file() or note.read_text() != _said(sent):
+        raise ConfigError(
+            f"{named[0]} = {named[1]!r} names code that the coordinator wants to be run here: set {ALLOWED}=1 in this machine's environment "
+            "to allow it, after you have read that code"
+        )
+
+
+def _said(config: str) -> str:
+    return hashlib.sha256(config.encode()).hexdigest()
 
 
 def changed_since(value: Callable[[str], Any], recorded: Mapping[str, str]) -> list[str]:

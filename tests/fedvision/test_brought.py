@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedvision.brought import by_entry_point, find, make
+from fedvision.brought import ALLOWED, by_entry_point, find, make, refuse_from_outside, vouch
 from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, DataError, FedvisionError
 from fedvision.experiment import Experiment, load
@@ -110,6 +110,25 @@ def test_an_entry_point_of_an_installed_package_is_named_alone_and_is_listed(tmp
 )  # fmt: skip
 def test_what_cannot_go_together_is_refused_when_the_config_is_read(blocks: dict[str, Any], words: str) -> None:
     assert words in said(lambda: validate(Experiment, {**BASE, **blocks}, "test"))
+
+
+def test_a_site_runs_no_code_that_a_coordinators_config_names_unless_its_own_machine_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(ALLOWED, raising=False)
+    wanted = validate(Experiment, {**BASE, "data": {"dataset": "brought", "source": "os:system", "options": {"command": "true"}}}, "test")
+    sent = wanted.model_dump_json()
+    assert "data.source = 'os:system' names code that the coordinator wants to be run here" in said(
+        lambda: refuse_from_outside(wanted, sent, tmp_path)
+    )
+    vouch(validate(Experiment, {**BASE, "task": "own.py:Task"}, "test"), tmp_path)
+    assert "wants to be run here" in said(lambda: refuse_from_outside(wanted, sent, tmp_path))
+    vouch(wanted, tmp_path)
+    refuse_from_outside(wanted, sent, tmp_path)
+    plain = validate(Experiment, BASE, "test")
+    refuse_from_outside(plain, plain.model_dump_json(), tmp_path / "nowhere")
+    monkeypatch.setenv(ALLOWED, "1")
+    refuse_from_outside(wanted, sent, tmp_path / "nowhere")
 
 
 # ------------------------------------------------------------------------------------------- what is returned is looked at
