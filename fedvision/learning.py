@@ -10,7 +10,9 @@ from fedvision.schema import Fraction, Positive, Section, Transforms, Units
 class Model(Section):
     """The network, by name."""
 
-    name: str = Field("cnn", description="cnn, mlp, torchvision/NAME or timm/NAME; `fedvision list models`")
+    name: str = Field(
+        "cnn", description="cnn, mlp, torchvision/NAME, timm/NAME, FILE.py:NAME or PACKAGE.MODULE:NAME; `fedvision list models`"
+    )
     norm: Literal["none", "batch", "group"] | None = Field(None, description="normalisation layers: as built (null), or replaced by these")
     norm_statistics: Literal["averaged", "frozen"] = Field(
         "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
@@ -20,7 +22,7 @@ class Model(Section):
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="further keywords of the library's constructor (torchvision/NAME, timm/NAME), e.g. {drop_path_rate: 0.1}",
+        description="further keywords of the library's constructor (torchvision/NAME, timm/NAME), or of a model of your own, e.g. {drop_path_rate: 0.1}",
     )
     weights: str | None = Field(None, description="safetensors (or .pt, .pth) file to start from; null = drawn from the seed")
     weights_sha256: str | None = Field(
@@ -38,10 +40,6 @@ class Model(Section):
                 raise ValueError(
                     f"model.{key} = {getattr(self, key)!r} is of model.weights, which is null: give the file, or leave {key} out"
                 )
-        if self.options and "/" not in self.name:
-            raise ValueError(
-                f"model.options = {self.options} is for torchvision/NAME and timm/NAME, and model.name = {self.name}; leave it out"
-            )
         fixed = sorted(
             set(self.options)
             & {"weights", "weights_backbone", "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}

@@ -3,7 +3,15 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from fedvision.brought import by_entry_point
+
 Rows = Iterable[tuple[str, str]]
+
+
+def _brought(group: str) -> Rows:
+    """What installed packages offer by an entry point."""
+    for name, point in by_entry_point(group).items():
+        yield name, f"{point.value}, brought by {point.dist.name if point.dist is not None else 'a package'}"
 
 
 def _tasks() -> Rows:
@@ -60,4 +68,4 @@ LISTS: dict[str, Callable[[], Rows]] = {
 
 def listed(what: str) -> list[tuple[str, str]]:
     """The rows of one list."""
-    return list(LISTS[what]())
+    return [*LISTS[what](), *_brought(what)]

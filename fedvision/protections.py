@@ -147,6 +147,7 @@ UNDER_PRIVACY: dict[str, dict[str, tuple[bool, str]]] = {
     "trimmed_mean": _SINGLE,
     "krum": _SINGLE,
     "multi_krum": _SINGLE,
+    "brought": dict.fromkeys(_MECHANISMS, (False, "what your own code reveals is not known here, so nothing can be promised of it")),
     "fedbuff": dict.fromkeys(
         _MECHANISMS, (False, "an update may enter rounds after the one that paid for it, which the plan does not count")
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedvision.algorithms import SEES_SINGLE_UPDATES, FedBuff
+from fedvision.algorithms import FedBuff, sees_single
 from fedvision.data.site import Examples
 from fedvision.errors import FedvisionError, RunFolderError
 from fedvision.evaluation import Sums, flat
@@ -182,7 +182,7 @@ def room_needed(experiment: Experiment, parameters: int, sites: int) -> int:
     where a rule must see each."""
     copies = (experiment.tracking.checkpoints + 3) * 3 + (2 * sites if has_site_state(experiment) else 0)
     asked = min(experiment.federation.cohort or sites, sites)
-    apart = 2 * asked if experiment.strategy.name in SEES_SINGLE_UPDATES else 0  # of up to 8 bytes a number
+    apart = 2 * asked if sees_single(experiment.strategy) else 0  # of up to 8 bytes a number
     if isinstance(experiment.strategy, FedBuff):  # each checkpoint holds the updates of those that train
         apart = 2 * experiment.strategy.concurrency * (experiment.tracking.checkpoints + 2)
     return 4 * parameters * (copies + apart) + (16 << 20)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedvision.algorithms import SEES_SINGLE_UPDATES, FedBuff
+from fedvision.algorithms import FedBuff, sees_single
 from fedvision.data.federation import Federated
 from fedvision.experiment import Experiment
 from fedvision.types import Exchange
@@ -40,7 +40,7 @@ def added_at_once(experiment: Experiment) -> bool:
     """Whether nobody holds an update on its way into the sum: no fault to play, no clock that says when it arrives, no rule
     on single updates, no mask."""
     held = experiment.conditions.any or experiment.secure_aggregation.enabled or experiment.privacy is not None
-    return not held and not isinstance(experiment.strategy, FedBuff) and experiment.strategy.name not in SEES_SINGLE_UPDATES
+    return not held and not isinstance(experiment.strategy, FedBuff) and not sees_single(experiment.strategy)
 
 
 def vmap(setting: Setting, conduct: Callable[[Exchange], T]) -> T:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
+from fedvision.brought import vouch
 from fedvision.errors import EngineError
 from fedvision.types import Exchange
 from simulations.engines import Setting
@@ -91,6 +92,7 @@ def premises(setting: Setting) -> "Premises":
     from fedvision.wire import Premises
 
     states = setting.states.resolve()
+    vouch(setting.experiment, states)
     partition = states.with_name("partition.npz")
     if not partition.exists():
         setting.data.partition.save(partition)

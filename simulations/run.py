@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fedvision.brought import digests
 from fedvision.data.federation import Federated, open_federated
 from fedvision.data.site import Examples
 from fedvision.errors import ConfigError, RunFolderError
@@ -60,6 +61,7 @@ def simulate(
 def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | None) -> tuple[RunFolder, Federated]:
     """The run's folder, new or found, and its data: the partition of a resumed run is the one that it kept."""
     _check_device(experiment)
+    digests(experiment)  # what is brought is looked for before anything is begun
     if resume is not None:
         folder = RunFolder.open(resume)
         check_same(experiment, folder)

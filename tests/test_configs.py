@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedvision.complete import complete
+from fedvision.data.sources import SOURCES, TOGETHER, is_fetched
 from fedvision.experiment import Experiment, load
 from fedvision.holdings import ImageFolder
 from simulations.run import simulate
@@ -22,8 +23,11 @@ def absent(experiment: Experiment) -> str | None:
 
     if isinstance(experiment.data, ImageFolder) and not Path(experiment.data.root).is_dir():
         return f"no images in {experiment.data.root}"
-    if experiment.data.dataset == "elpv" and importlib.util.find_spec("elpv_dataset") is None:
-        return "elpv-dataset is not installed"
+    name = experiment.data.dataset
+    if name == "torchvision" and not Path(experiment.data.root).is_dir():
+        return f"no images in {experiment.data.root}"
+    if name in {*SOURCES, *TOGETHER} and not is_fetched(name) and not (name == "elpv" and importlib.util.find_spec("elpv_dataset")):
+        return f"{name}: fedvision data fetch {name}"
     if experiment.engine.device == "cuda" and not torch.cuda.is_available():
         return "no GPU"
     return None
@@ -97,7 +101,7 @@ def test_every_algorithm_scheme_and_data_set_has_a_config() -> None:
     from fedvision.data.datasets import DATASETS
     from fedvision.data.schemes import PARTITIONS
 
-    experiments = [load(path) for path in CONFIGS]
+    experiments = [load(path) for path in [*CONFIGS, *sorted((ROOT / "examples").glob("*.yaml"))]]  # what is brought has an example
     variants = {"fedyogi", "fedadagrad", "trimmed_mean", "krum"}  # a setting away from fedadam's, median's and multi_krum's
     assert {e.strategy.name for e in experiments} == set(ALGORITHMS) - variants
     assert {e.partition.scheme for e in experiments} == set(PARTITIONS)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clients.training import Correct
+from fedvision.brought import make
+from fedvision.errors import ConfigError
 from fedvision.types import SiteId, State
 
 Fields = Mapping[str, float | Mapping[str, np.ndarray]]  # what a rule sends beside the plain updates, or in their place
@@ -90,6 +92,8 @@ def scaled_update(start: Start, factor: float) -> dict[str, np.ndarray]:
 
 def make_rule(strategy: Any, momentum: float = 0.0) -> Plain:
     """The sites' rule of a strategy's config; momentum: of the local SGD."""
+    if strategy.name == "brought":
+        return _brought(strategy)
     from clients.algorithms.afl import Afl
     from clients.algorithms.ditto import Ditto
     from clients.algorithms.fedbn import FedBN
@@ -112,4 +116,14 @@ def make_rule(strategy: Any, momentum: float = 0.0) -> Plain:
         "afl": Afl,
     }
     rule: Plain = rules.get(strategy.name, Plain)()
+    return rule
+
+
+def _brought(strategy: Any) -> Plain:
+    """What strategy.client names, else plain training; ConfigError where it is no rule."""
+    if strategy.client is None:
+        return Plain()
+    rule = make(strategy.client, "strategy.client", "clients", **strategy.options)
+    if not isinstance(rule, Plain):
+        raise ConfigError(f"strategy.client = {strategy.client!r} returned {type(rule).__name__}; it must be a clients.algorithms.Plain")
     return rule

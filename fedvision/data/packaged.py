@@ -11,24 +11,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedvision.data import sources
 from fedvision.data.cache import cache_folder, written_whole
 from fedvision.data.dataset import Dataset, normalisation
 from fedvision.data.prepared import prepare
+from fedvision.data.resize import resized
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
     from fedvision.holdings import Digits, Elpv, Mnist5k
 
-_DIGITS = tuple("0123456789")
+DIGITS = tuple("0123456789")
 
 
 def digits(data: "Digits") -> Dataset:
     """UCI optdigits as scikit-learn ships them: 1,797 of 8 × 8 pixels; the values 0..16 become 0..255."""
+    return _grey("digits", *optdigits(), data, 0.5, 0.5)
+
+
+def optdigits() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [1797,1,8,8] and int64 [1797]."""
     packed = package_file("sklearn", "datasets/data/digits.csv.gz", "scikit-learn")  # read by itself: sklearn takes a second to import
     with gzip.open(packed, "rt", encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",")
-    images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return _grey("digits", images, table[:, -1], data, 0.5, 0.5)
+    return np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def mnist5k(data: "Mnist5k") -> Dataset:
@@ -51,7 +57,7 @@ def elpv(data: "Elpv") -> Dataset:
     Deitsch et al. Segmentation of photovoltaic module cells in uncalibrated electroluminescence images. 2021.
     columns: module (44, inferred from the order of the files), type (mono or poly), probability (0, 1/3, 2/3, 1).
     """
-    table = package_file("elpv_dataset", "data/labels.csv", "elpv-dataset")
+    table = _elpv_table()
     rows = [line.split() for line in table.read_text("ascii").splitlines() if line.strip()]
     names, probability, kind = ([row[i] for row in rows] for i in range(3))
     ready = prepare(table.parent, names, data.image_size, 1, "stop")
@@ -72,6 +78,14 @@ def elpv(data: "Elpv") -> Dataset:
         ),
         digest=ready.digest,
     )
+
+
+def _elpv_table() -> Path:
+    """labels.csv beside its images: of the installed package, else of the cache."""
+    if importlib.util.find_spec("elpv_dataset") is not None:
+        return package_file("elpv_dataset", "data/labels.csv", "elpv-dataset")
+    (folder,) = sources.fetched("elpv")
+    return folder / "elpv_dataset/data/labels.csv"
 
 
 def _modules(kind: list[str]) -> np.ndarray:
@@ -97,15 +111,8 @@ def package_file(package: str, inside: str, distribution: str) -> Path:
 def _grey(name: str, images: np.ndarray, labels: np.ndarray, data: "Digits | Mnist5k", mean: float, std: float) -> Dataset:
     means, stds = normalisation(data.mean, data.std, 1, mean, std)
     if data.image_size is not None:
-        images = _resized(images, data.image_size)
-    return Dataset(name, images, labels.astype(np.int64), _DIGITS, means, stds)
-
-
-def _resized(images: np.ndarray, side: int) -> np.ndarray:
-    from PIL import Image
-
-    pictures = (Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR) for image in images)
-    return np.stack([np.asarray(picture)[None] for picture in pictures])
+        images = resized(images, data.image_size)
+    return Dataset(name, images, labels.astype(np.int64), DIGITS, means, stds)
 
 
 def _cached_arrays(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

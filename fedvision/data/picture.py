@@ -92,7 +92,8 @@ def draw_partition(federated: Federated) -> "Figure":
 
     counts = federated.partition.counts(federated.dataset.labels, len(federated.dataset.classes))
     figure = Figure(figsize=(12, 8.5), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    strips = min(_STRIPS, len(federated.sites) + bool(counts[-1].any()))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.3, max(2, -(-strips // 2)) / 5))
     above, below = halves
     above.suptitle(_title(federated, counts), x=0.01, ha="left", fontsize=11)
     server = bool(counts[-1].any())
@@ -183,9 +184,9 @@ def _colours(classes: int) -> list[Any]:
 def _samples(figure: Any, federated: Federated, counts: np.ndarray) -> None:
     """A strip of images each for the server and for some sites of at least middling size, in their order."""
     sizes = counts[:-1].sum((1, 2))
-    candidates = np.flatnonzero(sizes >= np.median(sizes))
     parts = [("the server", federated.server(part)) for part in ("test", "validation")]
     strips = [(name, examples) for name, examples in parts if len(examples)][:1]
+    candidates = np.flatnonzero(sizes >= (np.median(sizes) if len(sizes) > _STRIPS - len(strips) else 0))
     for n in np.unique(np.linspace(0, len(candidates) - 1, _STRIPS - len(strips)).astype(int)):
         id = federated.sites[candidates[n]]
         strips.append((id, federated.site(id).train))

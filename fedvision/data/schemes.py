@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fedvision.brought import make
 from fedvision.errors import ConfigError
 
 
@@ -88,6 +89,21 @@ def natural(units: Units, weights: np.ndarray, section: Any, rng: np.random.Gene
     return np.arange(len(units)) if section.sites is None else iid(units, weights, section, rng)
 
 
+def brought(units: Units, weights: np.ndarray, section: Any, rng: np.random.Generator) -> np.ndarray:
+    """What partition.source deals: NAME(units, weights, rng, **partition.options) -> int [U], each from 0 to sites − 1."""
+    site = np.asarray(make(section.source, "partition.source", "partitions", units, weights, rng, **section.options))
+    if site.shape != (len(units),) or not np.issubdtype(site.dtype, np.integer):
+        raise ConfigError(
+            f"partition.source = {section.source!r} returned {site.dtype} {list(site.shape)}; it must return the number of a site for each of "
+            f"the {len(units)} {units.name}"
+        )
+    if site.min() < 0 or site.max() >= len(weights):
+        raise ConfigError(
+            f"partition.source = {section.source!r} returned sites {site.min()} to {site.max()}; partition.sites = {len(weights)}"
+        )
+    return site.astype(np.int64)
+
+
 def _put_back(order: np.ndarray, dealt: np.ndarray) -> np.ndarray:
     site = np.empty(len(order), np.int64)
     site[order] = dealt
@@ -107,6 +123,7 @@ PARTITIONS: dict[str, Scheme] = {
     "dirichlet": Scheme(dirichlet, "label skew: each class is shared out by Dirichlet(alpha) weights (Hsu 2019)"),
     "shards": Scheme(shards, "label skew: sorted by label, some shards a site (McMahan 2017)"),
     "natural": Scheme(natural, "sites as they are in the world: one per value of a column, or dealt to fewer"),
+    "brought": Scheme(brought, "your own code: partition.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
 }
 
 

@@ -20,7 +20,7 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
     A data set of one class an image serves the other tasks as well: as one label there and all others not (multilabel), or,
     where its classes are called by numbers, as that number (regression).
     """
-    if task == "classification":
+    if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())
     if dataset.targets is None:
         dataset = _from_classes(dataset, task)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedvision.algorithms import FedRep
+from fedvision.brought import is_brought, make
 from fedvision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ MODELS = {
     "mlp": "one hidden layer",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
+    "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
 }
 LIBRARIES = ("torchvision", "timm")
 
@@ -39,14 +41,26 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
         elif spec.name == "mlp":
             model = small.Mlp(shape, outputs, spec.width, spec.dropout)
         elif kind in LIBRARIES and name:
-            make = library.torchvision_model if kind == "torchvision" else library.timm_model
-            model = library.with_norm(make(name, shape[0], outputs, shape[1], spec.options), spec.norm)
+            make_one = library.torchvision_model if kind == "torchvision" else library.timm_model
+            model = library.with_norm(make_one(name, shape[0], outputs, shape[1], spec.options), spec.norm)
+        elif is_brought(spec.name, "models"):
+            model = library.with_norm(brought_model(spec.name, shape, outputs, spec.options), spec.norm)
         else:
             raise ConfigError(f"model.name = {spec.name!r}: allowed are {', '.join(MODELS)}")
     if spec.norm_statistics == "frozen":
         freeze_statistics(model)
     if spec.weights is not None:
         read_weights(model, Path(spec.weights), spec.weights_sha256, spec.weights_except)
+    return model
+
+
+def brought_model(name: str, shape: tuple[int, int, int], outputs: int, options: dict[str, Any]) -> "nn.Module":
+    """The network that NAME(shape, outputs, **options) returns, where model.name is FILE.py:NAME or the like."""
+    from torch import nn
+
+    model = make(name, "model.name", "models", shape, outputs, **options)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.name = {name!r} returned {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fedvision.brought import is_brought, make
+
 if TYPE_CHECKING:
     from fedvision.experiment import Experiment
 
@@ -18,6 +20,8 @@ def make_task(name: str, classes: tuple[str, ...], specificity: float = 0.9) -> 
     from fedvision.tasks.multilabel import MultiLabel
     from fedvision.tasks.regression import Regression
 
+    if name not in TASKS and is_brought(name, "tasks"):
+        return make(name, "task", "tasks", classes)
     return {"classification": Classification, "multilabel": MultiLabel, "regression": Regression}[name](classes, specificity)
 
 

@@ -233,9 +233,19 @@ def _warnings(runs: Mapping[str, Run]) -> list[str]:
             warnings.append(f"{one} and {other} ran in different environments, so that their bytes need not agree: {'; '.join(different)}.")
         if a.summary.get("classes") and b.summary.get("classes") and a.summary["classes"] != b.summary["classes"]:
             warnings.append(f"{one} and {other} tell different classes apart: their figures do not compare.")
+        elif (said := _data_changed(one, a, other, b)) is not None:
+            warnings.append(said)
         elif a.partition and b.partition and _held(a) != _held(b):
             warnings.append(f"In {one} and {other}, the sites hold different data.")
     return warnings
+
+
+def _data_changed(one: str, a: Run, other: str, b: Run) -> str | None:
+    """That the same data set was not the same images, labels or subjects; None where it was, or where the configs name others."""
+    was, now = a.partition.get("fingerprint"), b.partition.get("fingerprint")
+    if was is None or now is None or was == now or a.get("data") != b.get("data"):
+        return None
+    return f"The data set {a.get('data.dataset')} changed between {one} and {other}: its SHA-256 was {was[:12]}… and {now[:12]}…."
 
 
 def _held(run: Run) -> Any:

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fedvision.brought import digests
 from fedvision.experiment import Experiment
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "flwr", "ray", "fedvision")
@@ -50,6 +51,7 @@ def environment(experiment: Experiment) -> dict[str, Any]:
         "workers": experiment.engine.workers,
         "threads": experiment.engine.threads,
         "seed": experiment.seed,
+        "brought": digests(experiment),
     }
 
 
@@ -95,12 +97,13 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     >>> differences({"threads": 1, "python": "3.11.4"}, {"threads": 2, "python": "3.11.4"})
     ['torch threads of a worker: 1 and 2']
     """
-    pairs = ((name, _at(a, key), _at(b, key)) for key, name in CHANGES_BYTES.items())
+    files = {f"brought/{key}": f"the file that {key} names" for run in (a, b) for key in run.get("brought") or {}}
+    pairs = ((name, _at(a, key), _at(b, key)) for key, name in (CHANGES_BYTES | files).items())
     return [f"{name}: {_shown(one)} and {_shown(other)}" for name, one, other in pairs if one != other]
 
 
 def _at(values: Any, key: str) -> Any:
-    for name in key.split("."):
+    for name in key.split("/") if "/" in key else key.split("."):
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedvision.algorithms import ALGORITHMS
+from fedvision.brought import changed_since
 from fedvision.schema import read_yaml
 from fedvision.tracking.figures import (
     Metrics,
@@ -285,6 +286,7 @@ def _notes(run: Run) -> list[str]:
     """What a reader should know before believing a figure."""
     notes = [str(note) for note in run.summary.get("notes") or []]
     notes += [str(note) for note in run.partition.get("notes") or [] if note not in notes]
+    notes += changed_since(run.get, run.environment.get("brought") or {})
     skipped = [record["round"] + 1 for record in run.records if record.get("status") == "skipped"]
     if skipped:
         notes.append(
@@ -328,6 +330,8 @@ def _environment(run: Run) -> Table:
         for key, value in flat(run.environment).items()
         if value is not None
     ]
+    if run.partition.get("fingerprint"):
+        rows.append(["data (SHA-256 of images, labels, subjects)", str(run.partition["fingerprint"])])
     return Table(["what", "value"], rows or [["not recorded", "the run ended before it was known"]], numbers=False)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedvision.brought import make
+from fedvision.errors import ConfigError
 from fedvision.types import State
 
 
@@ -41,6 +43,8 @@ class Strategy(Protocol):
 
 def make_strategy(config: Any, sites: Sequence[str] = ()) -> Strategy:
     """The strategy of a config, in a federation of `sites`."""
+    if config.name == "brought":
+        return _brought(config)
     from server.strategies.afl import Afl
     from server.strategies.fedadagrad import FedAdagrad
     from server.strategies.fedadam import FedAdam
@@ -65,6 +69,18 @@ def make_strategy(config: Any, sites: Sequence[str] = ()) -> Strategy:
     kind = kinds[config.name]
     options = config.model_dump() | {"sites": tuple(sorted(sites))}
     strategy: Strategy = kind(**{field.name: options[field.name] for field in fields(kind) if field.name in options})
+    return strategy
+
+
+def _brought(config: Any) -> Strategy:
+    """What strategy.source names; ConfigError where it is no strategy, or is shown something else than strategy.sees says."""
+    made = make(config.source, "strategy.source", "strategies", **config.options)
+    lacking = [name for name in ("kind", "init", "weights", "extras", "apply") if not hasattr(made, name)]
+    if lacking:
+        raise ConfigError(f"strategy.source = {config.source!r} returned {type(made).__name__}, which has no {', '.join(lacking)}")
+    if made.kind != config.sees:
+        raise ConfigError(f"strategy.sees = {config.sees}, and {config.source!r} says kind = {made.kind!r}; set strategy.sees to that")
+    strategy: Strategy = made
     return strategy
 
 

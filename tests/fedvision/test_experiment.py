@@ -145,6 +145,7 @@ def test_every_algorithm_can_be_chosen_by_its_name(name: str) -> None:
         "fedbuff": ["strategy.buffer=2", "strategy.concurrency=2"],
         "krum": ["strategy.byzantine=0", "federation.min_replies=3"],
         "multi_krum": ["strategy.byzantine=0", "federation.min_replies=3"],
+        "brought": ["strategy.source=own.py:strategy"],
     }
     changes = [f"strategy.name={name}", *needs.get(name, []), *(["federation.weighting=uniform"] if name in UNIFORM else [])]
     experiment = validate(Experiment, with_settings(VALUES, changes, Experiment), "whole")

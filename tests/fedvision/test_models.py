@@ -96,7 +96,7 @@ def test_every_tensor_of_a_batchnorm_network_has_one_declared_part() -> None:
         ({"name": "timm/resnet10x"}, "did you mean"),
         ({"name": "torchvision/convnext_tiny", "norm": "batch"}, "built without BatchNorm"),
         ({"name": "cnn", "weights": "/nowhere/w.safetensors"}, "cannot be read as safetensors"),
-        ({"name": "cnn", "options": {"depth": 2}}, "model.options = .* is for torchvision/NAME and timm/NAME"),
+        ({"name": "cnn", "options": {"depth": 2}}, "model.options = .* exclude each other: options are for torchvision/NAME"),
         ({"name": "cnn", "weights_except": ["head"]}, "model.weights, which is null"),
         ({"name": "timm/resnet10t", "options": {"pretrained": True}}, "nothing is fetched"),
         ({"name": "timm/resnet10t", "options": {"depth": 2}}, "cannot be built with model.options"),

@@ -26,7 +26,7 @@ def label_counts(partition, labels):
 
 
 def test_the_registry_holds_exactly_the_schemes_that_a_config_may_name():
-    assert set(PARTITIONS) == {"iid", "dirichlet", "shards", "natural"}
+    assert set(PARTITIONS) == {"iid", "dirichlet", "shards", "natural", "brought"}
     assert {"partition.sites", "partition.alpha", "partition.column"} <= set(leaves(Experiment))
 
 

@@ -1,0 +1,174 @@
+"""Federated statistics of the images: whole numbers that each site counts over its training data and that are only ever summed.
+
+What is said of the sum: mean and standard deviation per channel, exactly those of all images pooled, and histograms of
+intensity and of labels, in which a cell is left out where fewer images than a floor stand behind it.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedvision.data.site import Examples
+from fedvision.errors import ConfigError, DataError
+from fedvision.evaluation import Sums, add
+
+if TYPE_CHECKING:
+    from fedvision.experiment import Experiment
+
+BINS = 64  # of the intensity histogram: 4 of the 256 values each
+FEWEST_SITES = 3  # with two, each would learn the other's from the sum and its own
+_AT_ONCE = 256  # images in memory at a time
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is said of the sum.
+
+    mean, std: per channel, on the scale 0..1.  intensity: [C][BINS] shares of the pixels; labels: images by class.
+    None stands for a cell with fewer than `floor` images behind it, and for one more where that one alone could be worked out.
+    """
+
+    dataset: str
+    fingerprint: str
+    sites: int
+    images: int
+    floor: int
+    mean: list[float]
+    std: list[float]
+    intensity: list[list[float | None]]
+    labels: dict[str, int | None]
+
+    @property
+    def withheld(self) -> int:
+        """How many cells of both histograms are left out."""
+        return sum(value is None for value in self.labels.values()) + sum(value is None for row in self.intensity for value in row)
+
+
+def counted(examples: Examples, classes: int) -> dict[str, np.ndarray]:
+    """What one site adds to the sums, int64: `images` [1], `pixels` [1], `sum` and `squares` [C] of the bytes, `intensity` [C,BINS]
+    pixels, `seen` [C,BINS] images with a pixel there, `labels` [classes].  {} where it holds nothing."""
+    total: dict[str, np.ndarray] = {}
+    for start in range(0, len(examples), _AT_ONCE):
+        images = examples.images(np.arange(start, min(start + _AT_ONCE, len(examples))))
+        total = add(total, _counted(images))
+    if total:
+        total["labels"] = np.bincount(examples.labels, minlength=classes).astype(np.int64)
+    return total
+
+
+def _counted(images: np.ndarray) -> dict[str, np.ndarray]:
+    n, channels = images.shape[:2]
+    flat = images.reshape(n, channels, -1).astype(np.int64)
+    cell = (np.arange(n * channels).reshape(n, channels, 1) * BINS) + flat * BINS // 256
+    per_image = np.bincount(cell.ravel(), minlength=n * channels * BINS).reshape(n, channels, BINS)
+    return {
+        "images": np.array([n]),
+        "pixels": np.array([n * flat.shape[2]]),
+        "sum": flat.sum((0, 2)),
+        "squares": (flat * flat).sum((0, 2)),
+        "intensity": per_image.sum(0),
+        "seen": (per_image > 0).sum(0),
+    }
+
+
+def over(sites: Iterable[Examples], classes: int) -> tuple[dict[str, np.ndarray], int]:
+    """The sums of all sites, and how many of them had something to add."""
+    total: Sums = {}
+    taking_part = 0
+    for examples in sites:
+        own = counted(examples, classes)
+        taking_part += bool(own)
+        total = add(total, own)
+    return dict(total), taking_part
+
+
+def federated_statistics(experiment: "Experiment", floor: int) -> Statistics:
+    """The statistics of the experiment's sites, over their training data as their cameras give it.
+
+    ConfigError where the run is to be private or masked, for these sums are neither yet; DataError where there are too few.
+    """
+    from fedvision.data.federation import open_federated
+
+    _refuse_in_the_clear(experiment)
+    data = open_federated(experiment)
+    total, sites = over((data.site(id).train for id in data.sites), len(data.classes))
+    images = int(total["images"][0]) if total else 0
+    if sites < FEWEST_SITES:
+        raise DataError(f"statistics over {sites} sites would tell one of them of the other: it takes at least {FEWEST_SITES}")
+    if images < floor:
+        raise DataError(f"statistics over {images} images, fewer than the floor of {floor}: lower --floor, or have more images")
+    mean, std = moments(total)
+    pixels = int(total["pixels"][0])
+    rows = (_over_floor(row, seen, floor) for row, seen in zip(total["intensity"], total["seen"], strict=True))
+    intensity = [[None if count is None else count / pixels for count in row] for row in rows]
+    labels = dict(zip(data.classes, _over_floor(total["labels"], total["labels"], floor), strict=True))
+    return Statistics(data.dataset.name, data.fingerprint, sites, images, floor, mean, std, intensity, labels)
+
+
+def _refuse_in_the_clear(experiment: "Experiment") -> None:
+    if experiment.privacy is not None or experiment.secure_aggregation.enabled:
+        key = "privacy.mechanism" if experiment.privacy is not None else "secure_aggregation.enabled"
+        value = experiment.privacy.mechanism if experiment.privacy is not None else "true"
+        raise ConfigError(
+            f"{key} = {value}: these sums would leave the sites in the clear, and be no part of what the run promises; use public constants as "
+            "data.mean and data.std, or say with --set that these data need no protection (privacy=null, secure_aggregation.enabled=false)"
+        )
+
+
+def moments(total: Sums) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel on the scale 0..1, from whole numbers, so that they are those of the pooled images."""
+    n = int(total["pixels"][0])
+    mean, std = [], []
+    for channel, (s, q) in enumerate(zip(total["sum"].tolist(), total["squares"].tolist(), strict=True)):
+        if n * q == s * s:
+            raise DataError(f"channel {channel} is the same value everywhere, so that it has no standard deviation to divide by")
+        mean.append(s / n / 255)
+        std.append(math.sqrt(n * q - s * s) / n / 255)
+    return mean, std
+
+
+def _over_floor(counts: np.ndarray, behind: np.ndarray, floor: int) -> list[int | None]:
+    """`counts`, and None where fewer than `floor` images stand `behind`; never one None alone, which the total would give away.
+
+    >>> _over_floor(np.array([50, 3, 20, 30]), np.array([50, 3, 20, 30]), 10)
+    [50, None, None, 30]
+    """
+    hidden = behind < floor
+    if hidden.sum() == 1 and len(counts) > 1:
+        hidden[np.where(hidden, np.iinfo(np.int64).max, behind).argmin()] = True
+    return [None if gone else int(count) for count, gone in zip(counts, hidden, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------- as a file, and back
+
+
+def written(statistics: Statistics) -> str:
+    """The statistics as YAML, for data.statistics of a config."""
+    import yaml
+
+    opening = (
+        f"# Statistics of {statistics.dataset} over {statistics.sites} sites, of sums alone; null = fewer than {statistics.floor} images\n"
+        "# data.statistics of a config names this file, and its mean and std become the run's constants\n"
+    )
+    return opening + yaml.safe_dump(vars(statistics), sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
+
+
+def constants(path: Path, dataset: str) -> tuple[list[float], list[float]]:
+    """mean and std of the file that `fedvision statistics` wrote; ConfigError where it is none, or of another data set."""
+    from fedvision.schema import read_yaml
+
+    values: dict[str, Any] = read_yaml(path)
+    mean, std = values.get("mean"), values.get("std")
+    for given in (mean, std):
+        if not isinstance(given, list) or not given or not all(isinstance(v, float) and math.isfinite(v) for v in given):
+            raise ConfigError(
+                f"data.statistics = {str(path)!r} has no mean and std, a number a channel; `fedvision statistics` writes such a file"
+            )
+    if values.get("dataset") != dataset:
+        raise ConfigError(f"data.statistics = {str(path)!r} is of the data set {values.get('dataset')}, and data.dataset = {dataset}")
+    assert isinstance(mean, list) and isinstance(std, list)
+    return mean, std
