@@ -107,6 +107,7 @@ def _downloaded(archive: Archive, folder: Path, say: Say) -> Path:
             "pip",
             "download",
             "--no-deps",
+            "--only-binary=:all:",
             "--quiet",
             "--dest",
             str(folder),
