@@ -56,7 +56,7 @@ def complaints(e: "Experiment") -> Iterator[str]:
     ):
         near = difflib.get_close_matches(e.model.name, ["cnn", "mlp", f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
         yield f"model.name = {e.model.name!r}: allowed are cnn, mlp, torchvision/NAME, timm/NAME, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean {(near or ['cnn'])[0]}?"
-    if e.model.options and not is_brought(e.model.name, "models"):
+    if e.model.options and e.model.name in {"cnn", "mlp"}:
         yield f"model.options = {e.model.options} and model.name = {e.model.name} exclude each other: options are for a model of your own (FILE.py:NAME)"
     if e.task in METRICS and e.evaluation.best not in METRICS[e.task]:
         near = difflib.get_close_matches(e.evaluation.best, METRICS[e.task], 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvision.evaluation import flat
+from fedvision.tracking.figures import lower_is_better
 from fedvision.tracking.folder import RunFolder, write_atomically
 from simulations.sweep import Run, Sweep, said
 from simulations.sweep_runs import status
@@ -205,7 +206,7 @@ def _curves(axes: "Axes", known: Sequence[Any], found: Sequence[Outcome], metric
     """The mean curve of each point, shaded by ± a standard deviation; of many points the best ones."""
     from matplotlib.ticker import MaxNLocator
 
-    lower = metric == "loss" or metric.endswith("_loss") or "spread" in metric
+    lower = lower_is_better(metric) or metric.startswith("site_spread_")
     best = sorted(known, key=lambda pair: pair[1][metric].mean, reverse=not lower)[:_CURVES]
     shown = [pair for pair in known if any(pair is other for other in best)]
     for (settings, _), colour in zip(shown, _colours(len(shown)), strict=True):
