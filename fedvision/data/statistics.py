@@ -168,7 +168,9 @@ def constants(path: Path, dataset: str) -> tuple[list[float], list[float]]:
             raise ConfigError(
                 f"data.statistics = {str(path)!r} has no mean and std, a number a channel; `fedvision statistics` writes such a file"
             )
+    assert isinstance(mean, list) and isinstance(std, list)
+    if min(std) <= 0 or len(mean) != len(std):
+        raise ConfigError(f"data.statistics = {str(path)!r}: std = {std} must have a value above 0 for each of the {len(mean)} of mean")
     if values.get("dataset") != dataset:
         raise ConfigError(f"data.statistics = {str(path)!r} is of the data set {values.get('dataset')}, and data.dataset = {dataset}")
-    assert isinstance(mean, list) and isinstance(std, list)
     return mean, std
