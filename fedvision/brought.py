@@ -56,6 +56,16 @@ def from_folder(reference: str, folder: Path) -> str:
     return f"{(folder / place).resolve()}:{thing}" if place.endswith(".py") else reference
 
 
+def in_short(reference: str) -> str:
+    """`reference` without the folders of its file, for a sentence.
+
+    >>> in_short("/study/nets.py:small"), in_short("torchvision/resnet18")
+    ('nets.py:small', 'torchvision/resnet18')
+    """
+    place, _, thing = reference.rpartition(":")
+    return f"{Path(place).name}:{thing}" if place.endswith(".py") else reference
+
+
 def references(experiment: "Experiment") -> Iterator[tuple[str, str, str]]:
     """(key, reference, group) of all that `experiment` brings."""
     sections = (("data", "datasets"), ("partition", "partitions"), ("strategy", "strategies"))

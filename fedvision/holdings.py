@@ -128,7 +128,7 @@ class ImageFolder(_DataSet):
     )
 
 
-OWN_IMAGES = {"image_folder", "brought", "torchvision"}  # may be anybody's: noise that can be repeated is refused for them
+OWN_IMAGES = {"image_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
 
 Data = Annotated[
     Digits | Mnist5k | Elpv | Mnist10k | DigitSets | Animals | Handwriting | Emoji | Torchvision | Brought | ImageFolder,

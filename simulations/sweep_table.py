@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedvision.brought import references
 from fedvision.evaluation import flat
+from fedvision.tracking.figures import lower_is_better
 from fedvision.tracking.folder import RunFolder, write_atomically
 from simulations.sweep import Run, Sweep, said
 from simulations.sweep_runs import status
@@ -22,7 +24,10 @@ _CURVES = 10  # points whose curves are drawn: more cannot be told apart
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended.  metrics: of its final model; curve: (round, the sweep's metric); data: the fingerprint of its data set."""
+    """How one run ended.  metrics: of its final model; curve: (round, the sweep's metric).
+
+    versions: SHA-256 of its data set and of each file that it brought, by what the config calls them.
+    """
 
     run: Run
     status: str
@@ -31,8 +36,7 @@ class Outcome:
     curve: Sequence[tuple[int, float]]
     seconds: float | None
     model_sha256: str | None
-    data: str | None
-    brought: Mapping[str, str]
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def outcomes(sweep: Sweep) -> list[Outcome]:
 def outcome_of(run: Run, path: Path, metric: str) -> Outcome:
     stands = status(path)
     if stands == "absent":
-        return Outcome(run, stands, None, {}, [], None, None, None, {})
+        return Outcome(run, stands, None, {}, [], None, None, {})
     folder = RunFolder.open(path)
     summary, curve = folder.summary(), []
     for record in folder.rounds():
@@ -70,8 +74,17 @@ def outcome_of(run: Run, path: Path, metric: str) -> Outcome:
         if value is not None:
             curve.append((int(record["round"]) + 1, value))
     metrics = {name: value for name, value in summary.get("metrics", {}).items() if value is not None}
-    data, brought = folder.partition().get("fingerprint"), folder.environment().get("brought") or {}
-    return Outcome(run, stands, summary.get("error"), metrics, curve, summary.get("seconds"), summary.get("model_sha256"), data, brought)
+    seconds, model = summary.get("seconds"), summary.get("model_sha256")
+    return Outcome(run, stands, summary.get("error"), metrics, curve, seconds, model, _versions(folder))
+
+
+def _versions(folder: RunFolder) -> dict[str, str]:
+    experiment = folder.experiment()
+    recorded = folder.environment().get("brought") or {}
+    found = {reference: recorded[key] for key, reference, _ in references(experiment) if key in recorded}
+    if (fingerprint := folder.partition().get("fingerprint")) is not None:
+        found[f"data set {experiment.data.model_dump_json()}"] = fingerprint
+    return found
 
 
 def points(found: Sequence[Outcome]) -> list[tuple[Mapping[str, str], dict[str, Spread]]]:
@@ -88,11 +101,10 @@ def points(found: Sequence[Outcome]) -> list[tuple[Mapping[str, str], dict[str, 
 def warnings(found: Sequence[Outcome]) -> list[str]:
     """What a reader must know: runs that are not in the means, a metric that nobody has, data or code that changed between runs."""
     told = [f"{o.run.point}, seed {o.run.seed}: {o.status}{f': {o.error}' if o.error else ''}" for o in found if o.status != "completed"]
-    for what, of in (("data", lambda o: o.data), ("brought code", lambda o: tuple(sorted(o.brought.items())) or None)):
-        for point in dict.fromkeys(o.run.point for o in found):
-            versions = {of(o) for o in found if o.run.point == point} - {None}
-            if len(versions) > 1:
-                told.append(f"{point}: the {what} changed between its runs, so that their spread is not of seeds alone; sweep again")
+    for what in dict.fromkeys(name for o in found for name in o.versions):
+        if len({o.versions[what] for o in found if what in o.versions}) > 1:
+            name = f"{what[:60]}…" if what.startswith("data set") else what
+            told.append(f"{name} changed between the runs, so that they do not compare: sweep again")
     return told
 
 
@@ -205,7 +217,7 @@ def _curves(axes: "Axes", known: Sequence[Any], found: Sequence[Outcome], metric
     """The mean curve of each point, shaded by ± a standard deviation; of many points the best ones."""
     from matplotlib.ticker import MaxNLocator
 
-    lower = metric == "loss" or metric.endswith("_loss") or "spread" in metric
+    lower = lower_is_better(metric) or metric.startswith("site_spread_")
     best = sorted(known, key=lambda pair: pair[1][metric].mean, reverse=not lower)[:_CURVES]
     shown = [pair for pair in known if any(pair is other for other in best)]
     for (settings, _), colour in zip(shown, _colours(len(shown)), strict=True):

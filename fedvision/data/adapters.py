@@ -5,6 +5,7 @@ Face data set, or of dictionaries as MONAI has them.  None of these libraries is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,16 +30,14 @@ def brought(data: "Brought") -> Dataset:
     check(made, f"data.source = {data.source!r}")
     channels = made.shape[0]
     means, stds = normalisation(data.mean, data.std, channels, 0.5, 0.5)
-    return Dataset(
-        made.name,
-        made.images if data.image_size is None else resized(made.images, data.image_size),
-        made.labels.astype(np.int64),
-        tuple(made.classes),
-        made.mean if data.mean is None else means,
-        made.std if data.std is None else stds,
-        made.subjects,
-        made.columns,
-        made.notes,
+    return replace(
+        made,
+        images=made.images if data.image_size is None else resized(made.images, data.image_size),
+        labels=made.labels.astype(np.int64),
+        classes=tuple(made.classes),
+        mean=made.mean if data.mean is None else means,
+        std=made.std if data.std is None else stds,
+        digest=None,  # of the bytes as they are now, and not as somebody else says
     )
 
 

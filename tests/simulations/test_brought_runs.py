@@ -72,6 +72,7 @@ def test_a_run_records_the_hash_of_each_file_that_it_brings_and_says_when_one_ch
     assert len(said) == 1 and said[0].startswith(f"the file that model.name names: {recorded['model.name'][:12]}… and ")
     page = draw_report(folder.path).read_text()
     assert "own_model.py, which model.name names, has changed since this run" in page.replace("Own_model", "own_model")
+    assert "own_strategy.py:nesterov trained the model own_model.py:separable on own_data.py:shapes" in page
     assert folder.partition()["fingerprint"] in page and recorded["task"] in page
 
 

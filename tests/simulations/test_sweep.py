@@ -16,7 +16,7 @@ import pytest
 from fedvision.errors import ConfigError, FedvisionError, RunFolderError
 from simulations.sweep import Sweep, grid
 from simulations.sweep_command import sweep
-from simulations.sweep_runs import run_all
+from simulations.sweep_runs import run_all, run_one
 from simulations.sweep_table import Spread, draw, outcomes, points, warnings, write_tables
 
 CONFIG = """
@@ -158,9 +158,20 @@ def test_what_is_done_is_not_done_again_and_a_changed_data_set_is_said(config: P
     assert did == []
     record = begun.folder(begun.plan.runs[1]) / "partition.json"
     record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "other'))
-    assert warnings(outcomes(begun)) == [
-        "as it is: the data changed between its runs, so that their spread is not of seeds alone; sweep again"
-    ]
+    said = warnings(outcomes(begun))
+    assert len(said) == 1 and said[0].startswith('data set {"dataset":"digits"') and "changed between the runs" in said[0]
+
+
+def test_a_brought_file_that_changed_between_two_points_is_said(config: Path, tmp_path: Path) -> None:
+    net = tmp_path / "net.py"
+    net.write_text("from torch import nn\n\ndef net(shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n")
+    begun = Sweep.create(config, [f"model={{name: '{net}:net'}}"], ["training.learning_rate=0.1,0.2"], 1, None, tmp_path / "out")
+    first, second = begun.plan.runs
+    assert run_one(begun.config(first), begun.folder(first)) is None
+    net.write_text(net.read_text() + "# changed\n")
+    assert run_one(begun.config(second), begun.folder(second)) is None
+    said = warnings(outcomes(begun))
+    assert len(said) == 1 and f"{net}:net" in said[0] and "changed between the runs, so that they do not compare" in said[0]
 
 
 def test_a_folder_in_which_another_sweep_is_at_work_is_left_alone(config: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The data sets of fetched packages hold what they say; each test is skipped by name where its data set was not fetched."""
 
 import hashlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,14 @@ def test_digit_sets_keep_their_origin_as_a_column_and_one_size(opened: Any) -> N
 def test_opencv_digits_are_500_of_each(opened: Any) -> None:
     digits = opened("digit_sets", "opencv_digits", sets=["opencv"])
     assert np.bincount(digits.labels).tolist() == [500] * 10 and digits.images[:, :, :4].max() == 0
+
+
+def test_elpv_is_read_from_the_cache_where_the_package_is_not_installed(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = opened("elpv", image_size=16)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "elpv_dataset" else find_spec(name, *more))
+    cached = opened("elpv", image_size=16)
+    assert cached.fingerprint() == here.fingerprint() and len(cached) == 2624
 
 
 @pytest.mark.parametrize("name", ["mnist10k", "animals", "handwriting", "emoji", "digit_sets"])

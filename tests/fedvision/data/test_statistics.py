@@ -80,6 +80,9 @@ def test_a_file_of_another_data_set_or_without_the_numbers_is_refused(config: Pa
         load(config, ["data.statistics=other.yaml"])
     with pytest.raises(ConfigError, match="has no mean and std, a number a channel"):
         constants(tmp_path / "none.yaml", "digits")
+    (tmp_path / "zero.yaml").write_text("dataset: digits\nmean: [0.1]\nstd: [0.0]\n")
+    with pytest.raises(ConfigError, match="must have a value above 0"):
+        constants(tmp_path / "zero.yaml", "digits")
     with pytest.raises(ConfigError, match=r"data\.mean or data\.std exclude each other"):
         load(config, ["data.statistics=none.yaml", "data.mean=[0.5]"])
 
