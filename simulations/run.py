@@ -14,7 +14,7 @@ from fedvision.errors import ConfigError, RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.schema import flat_values
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.tracking.environment import differences, environment
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress
@@ -73,7 +73,7 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
             "without privacy set privacy to null, with training.batch_size and epochs or steps"
         )
     data = open_federated(experiment)
-    task = make_task(experiment.task, data.classes)
+    task = task_of(experiment, data.classes)
     parameters = sum(t.numel() for t in build(experiment, data.shape, task.outputs).state_dict().values())
     folder = RunFolder.create(experiment, kind, out, room_needed(experiment, parameters, len(data.sites)))
     folder.write_environment(environment(experiment))
@@ -122,7 +122,7 @@ def _troubled(exchange: Exchange, experiment: Experiment, data: Federated) -> Ex
     from fedvision.fields import declare
     from fedvision.models import parts
 
-    model = build(experiment, data.shape, make_task(experiment.task, data.classes).outputs)
+    model = build(experiment, data.shape, task_of(experiment, data.classes).outputs)
     layout = declare(experiment, model.state_dict(), parts(model, experiment), len(data.sites))
     return Troubled(exchange, experiment.conditions, layout, experiment.seed)
 

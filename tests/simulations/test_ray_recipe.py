@@ -8,9 +8,11 @@ from ray_runs import workers
 
 pytestmark = pytest.mark.ray
 RECIPE = {
+    "task": "multilabel",
+    "data": {"dataset": "digits", "transforms": [{"name": "CLAHE", "tiles": 2}]},
     "model": {"name": "cnn", "width": 4, "hidden": 16, "norm": "batch", "dropout": 0.2},
     "training": {
-        "schedule": "cosine", "schedule_per": "step", "warmup": 0.5, "layer_decay": 0.8, "label_smoothing": 0.1, "balance": "sampling", "mixup": 0.4,
+        "schedule": "cosine", "schedule_per": "step", "warmup": 0.5, "layer_decay": 0.8, "label_smoothing": 0.1, "mixup": 0.4,
         "cutmix": 1.0, "transforms": [{"name": "RandomHorizontalFlip"}, {"name": "RandomRotation", "degrees": 10}], "ema": 0.9, "precision": "bf16",
         "accumulate": 2, "channels_last": True, "gradient_clip": 1.0,
     },
