@@ -31,7 +31,7 @@ UNDER_DP_SGD = {  # why an option is refused
 def training_complaints(e: "Experiment") -> Iterator[str]:
     """The complaints about `training`, `task` and `model`."""
     t = e.training
-    if t.warmup >= e.federation.rounds and t.warmup:
+    if t.warmup > e.federation.rounds:
         yield f"training.warmup = {t.warmup:g} is not over before federation.rounds = {e.federation.rounds} are; shorten it, or run longer"
     if t.precision == "fp16" and e.engine.device == "cpu":
         yield "training.precision = fp16 and engine.device = cpu exclude each other: its gradients are scaled for a GPU; set precision to bf16 or fp32"

@@ -224,7 +224,7 @@ PRIVATE = {
 @pytest.mark.parametrize(
     ("training", "blocks", "said"),
     [
-        ({"warmup": 3.0}, {}, "warmup = 3 is not over before federation.rounds = 3"),
+        ({"warmup": 3.5}, {}, "warmup = 3.5 is not over before federation.rounds = 3"),
         ({"precision": "fp16"}, {"engine": {"device": "cpu"}}, "fp16 and engine.device = cpu exclude each other"),
         ({"ema": 0.9}, {"strategy": {"name": "scaffold"}}, "scaffold and training.ema = 0.9 exclude each other: what it would send"),
         ({"layer_decay": 0.9}, {"strategy": {"name": "scaffold"}}, "scaffold and training.layer_decay"),
