@@ -4,13 +4,14 @@ Cost: a site's steps of one round with the option and without it, in turn, in on
 ratios of their CPU seconds, on three workloads.  Gain: the server's test accuracy after a short federated run with the
 option, less that of the plain run of the same seed; mean and standard error over the seeds.  Prints one JSON object.
 
-    python benchmarks/bench_training.py [--seeds 3] [--only cost|gain]
+    python benchmarks/bench_training.py [--seeds 3] [--only cost|gain|long|table]
 """
 
 import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,12 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 COMPILED = "resnet10t, 64 x 64, batch 16"  # the only one that is worth a minute of compiling
 CLOSE = 1e-3  # of a compiled model's weights to the plain ones', after a round
 STEPS, TURNS = 3, 6
+SHORT, LONG = 15, 60  # rounds
+LONG_OPTIONS = ("plain", "cosine_per_step", "ema", "label_smoothing", "mixup", "cutmix", "transforms", "balance_sampling", "gradient_clip")
 LEARNED = {  # 400 images over ten sites that see few classes each
     "data": {"dataset": "mnist5k", "test": 0.0, "image_size": 14}, "partition": {"scheme": "dirichlet", "sites": 10, "alpha": 0.3, "min_examples": 5},
-    "federation": {"rounds": 15, "sampling": "fixed", "cohort": 5}, "model": {"name": "cnn", "width": 8, "hidden": 32},
-    "evaluation": {"every": 15, "sites": "none", "server": {"test": 0.92}}, "tracking": {"mlflow": None, "report": False},
+    "federation": {"rounds": SHORT, "sampling": "fixed", "cohort": 5}, "model": {"name": "cnn", "width": 8, "hidden": 32},
+    "evaluation": {"every": LONG, "sites": "none", "server": {"test": 0.92}}, "tracking": {"mlflow": None, "report": False},
 }  # fmt: skip
 
 
@@ -103,10 +106,14 @@ def compiled_apart() -> float:
     return max(float((ends[0][n] - t).abs().max()) for n, t in ends[1].items())
 
 
-def accuracy(training: dict[str, Any], seed: int, folder: Path) -> float:
-    """The server's test accuracy after the short run."""
+def accuracy(training: dict[str, Any], seed: int, rounds: int, folder: Path) -> float:
+    """The server's test accuracy after a run of so many rounds."""
     plain = {"epochs": 3, "batch_size": 8, "learning_rate": 0.05}
-    experiment = validate(Experiment, {**LEARNED, "seed": seed, "training": {**plain, **training}}, "bench")
+    experiment = validate(
+        Experiment,
+        {**LEARNED, "federation": LEARNED["federation"] | {"rounds": rounds}, "seed": seed, "training": {**plain, **training}},
+        "bench",
+    )
     _, summary = simulate(experiment, folder, None, quiet=True)
     return float(summary["metrics"]["accuracy"])
 
@@ -120,32 +127,54 @@ def costs() -> dict[str, Any]:
     return {"capability": torch.backends.cpu.get_cpu_capability(), "cost": found, "compiled_weights_apart": compiled_apart()}
 
 
-def gains(seeds: int) -> dict[str, Any]:
-    """Of every option that makes other steps: accuracy, and the difference to plain with its standard error."""
-    found: dict[str, list[float]] = {}
+def gains(seeds: int, names: Iterable[str], rounds: int) -> dict[str, dict[str, float]]:
+    """Of each named option: accuracy, and the difference to plain with its standard error."""
+    found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as out:
-        for name, training in OPTIONS.items():
-            if name not in ONLY_COST:
-                found[name] = [accuracy(training, seed, Path(out) / f"{name}-{seed}") for seed in range(seeds)]
-    gain = {}
-    for name, values in found.items():
-        apart = np.array(values) - np.array(found["plain"])
-        error = float(apart.std(ddof=1) / len(apart) ** 0.5)
-        gain[name] = {"accuracy": float(np.mean(values)), "gain": float(apart.mean()), "error": error}
-    return {"seeds": seeds, "gain": gain}
+        for name in names:
+            runs = [accuracy(OPTIONS[name], seed, rounds, Path(out) / f"{name}-{seed}") for seed in range(seeds)]
+            found[name] = np.array(runs)
+    apart = {name: values - found["plain"] for name, values in found.items()}
+    return {
+        name: {"accuracy": float(values.mean()), "gain": float(apart[name].mean()), "error": float(apart[name].std(ddof=1) / seeds**0.5)}
+        for name, values in found.items()
+    }
+
+
+def table(kept: dict[str, Any]) -> str:
+    """The kept figures as docs/training.md shows them."""
+    heads = [f"× {name}" for name in WORKLOADS]
+    lines = [f"| | {' | '.join(heads)} | {SHORT} rounds | {LONG} rounds |", "|---" * (len(heads) + 3) + "|"]
+    for name in OPTIONS:
+        cost = kept["cost"][name]
+        ratios = [f"{cost[w]['ratio']:.2f}" if w in cost else "" for w in WORKLOADS]
+        said = [f"{100 * g['gain']:+.1f} ± {100 * g['error']:.1f}" if (g := kept[part].get(name)) else "" for part in ("gain", "gain_long")]
+        if name == "plain":
+            ratios = [f"{cost[w]['ms_a_step']:.2f} ms" for w in WORKLOADS]
+            said = [f"{100 * kept[part][name]['accuracy']:.1f}" for part in ("gain", "gain_long")]
+        lines.append("| " + " | ".join([f"`{name}`", *ratios, *said]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> int:
     """All options; 1 where a compiled model does not do what it should."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", choices=["cost", "gain"])
+    parser.add_argument("--only", choices=["cost", "gain", "long", "table"])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     path = Path(__file__).parent / "results" / "bench_training.json"
     kept = json.loads(path.read_text()) if path.exists() else {"bench": "training"}
-    kept |= {} if asked.only == "cost" else gains(asked.seeds)
-    kept |= {} if asked.only == "gain" else costs()
+    if asked.only == "table":
+        print(table(kept))
+        return 0
+    alike = [name for name in OPTIONS if name not in ONLY_COST]
+    if asked.only in {None, "gain"}:
+        kept |= {"seeds": asked.seeds, "gain": gains(asked.seeds, alike, SHORT)}
+    if asked.only in {None, "long"}:
+        kept["gain_long"] = gains(asked.seeds, LONG_OPTIONS, LONG)
+    if asked.only in {None, "cost"}:
+        kept |= costs()
     path.write_text(json.dumps(kept) + "\n")
     print(json.dumps(kept))
     return 0 if kept.get("compiled_weights_apart", 0.0) < CLOSE else 1

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from clients.recipe import check_training
 from fedvision.data.federation import Federated, open_federated
 from fedvision.data.site import Examples
 from fedvision.errors import ConfigError, RunFolderError
@@ -74,7 +75,9 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
         )
     data = open_federated(experiment)
     task = task_of(experiment, data.classes)
-    parameters = sum(t.numel() for t in build(experiment, data.shape, task.outputs).state_dict().values())
+    model = build(experiment, data.shape, task.outputs)
+    check_training(experiment.training, model, task, data.shape)
+    parameters = sum(t.numel() for t in model.state_dict().values())
     folder = RunFolder.create(experiment, kind, out, room_needed(experiment, parameters, len(data.sites)))
     folder.write_environment(environment(experiment))
     data.partition.save(folder.path / "partition.npz")
@@ -87,6 +90,8 @@ def _check_device(experiment: Experiment) -> None:
 
     if experiment.engine.device == "cuda" and experiment.engine.address is None and not torch.cuda.is_available():
         raise ConfigError("engine.device = cuda, and torch finds no GPU here; set engine.device to auto or cpu, or run where there is one")
+    if experiment.training.precision == "fp16" and experiment.engine.address is None and not torch.cuda.is_available():
+        raise ConfigError("training.precision = fp16, and torch finds no GPU here; set it to bf16 or fp32, or run where there is one")
 
 
 def check_same(experiment: Experiment, folder: RunFolder) -> None:

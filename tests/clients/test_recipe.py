@@ -22,6 +22,7 @@ from fedvision.schema import validate
 from fedvision.seeds import stream
 from fedvision.tasks import make_task
 from fedvision.types import ClientUpdate, SiteId, State, TrainRequest
+from simulations.run import simulate
 
 
 def experiment(training: dict[str, Any], **blocks: Any) -> Experiment:
@@ -252,6 +253,22 @@ def test_what_does_not_go_together_is_refused_with_the_reason(training: dict[str
         training = {"batch_size": None, **training}
     with pytest.raises(ConfigError, match=said):
         experiment(training, **blocks)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"transforms": [{"name": "RandomHorizontalFlop"}]}, "did you mean RandomHorizontalFlip"),
+        ({"class_weights": [1.0]}, "class_weights has 1 numbers, and there are 10 classes"),
+        ({"rate_factors": {"fc.*": 0.1}}, "no parameter matches 'fc"),
+    ],
+)
+def test_what_only_model_and_data_show_to_be_wrong_is_said_before_anything_is_written(
+    training: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        simulate(experiment(training), tmp_path / "run", None, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_under_dp_sgd_a_smoothed_loss_is_the_one_that_is_checked_and_clipped(tmp_path: Path) -> None:
