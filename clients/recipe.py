@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clients.algorithms import Fitted
 from clients.mixing import Mixed, mix
-from clients.schedule import rate_at, rates_of_a_round
+from clients.schedule import parameter_groups, rate_at, rates_of_a_round
 from clients.training import Correct, batches, train
 from fedvision.augment import Pipeline, pipeline
 from fedvision.data.site import Batch, Examples
@@ -104,8 +104,9 @@ class Recipe:
         inputs = batch.inputs if mixed is None else mixed.inputs
         others = None if mixed is None else batch.targets[mixed.partner.to(self.device)]
         mean = torch.zeros((), device=self.device)
-        most = n if self.lonely else max(1, n // 2)  # no piece of one example where BatchNorm needs two
-        for at in torch.arange(n, device=self.device).tensor_split(min(training.accumulate, most)):
+        pieces = min(training.accumulate, n if self.lonely else max(1, n // 2))  # none of one example where BatchNorm needs two
+        for piece in range(pieces):
+            at = slice(n * piece // pieces, n * (piece + 1) // pieces)
             with torch.autocast(self.device.type, _DTYPES.get(training.precision), enabled=training.precision != "fp32"):
                 outputs = model(inputs[at])
             loss = _mixture(loss_of, outputs.float(), batch.targets[at], None if others is None else others[at], mixed).sum() / n
@@ -123,6 +124,13 @@ class Recipe:
             correct()
         scaler.step(optimizer)  # type: ignore[arg-type]
         scaler.update()
+
+
+def check_training(training: Training, model: nn.Module, task: Any, shape: tuple[int, int, int]) -> None:
+    """ConfigError for what only the model, the classes or the images show to be wrong: so that nothing is begun."""
+    task.criterion(training)
+    pipeline(training.transforms, shape, "training.transforms")
+    parameter_groups(training, {name: p for name, p in model.named_parameters() if p.requires_grad})
 
 
 class Average:

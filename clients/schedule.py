@@ -21,7 +21,8 @@ def rate_at(training: Training, position: float, width: float, rounds: int) -> f
     warm = training.warmup
     rise = min(1.0, (position + width) / warm) if warm else 1.0
     if training.schedule == "cosine":
-        return training.learning_rate * rise * (1 + math.cos(math.pi * max(0.0, position - warm) / (rounds - warm))) / 2
+        angle = math.pi * max(0.0, position - warm) / (rounds - warm) if rounds > warm else 0.0
+        return training.learning_rate * rise * (1 + math.cos(angle)) / 2
     if training.schedule == "step":
         return training.learning_rate * rise * training.schedule_factor ** (int(position) // training.schedule_step)
     return training.learning_rate * rise

@@ -127,7 +127,7 @@ def too_busy(s: FedBuff, sites: int) -> str:
 
 
 BATCHED = {  # of training, what the vmap engine does for many sites at once
-    "learning_rate", "momentum", "weight_decay", "batch_size", "epochs", "steps", "schedule", "schedule_step", "schedule_factor", "gradient_clip",
+    "learning_rate", "momentum", "weight_decay", "batch_size", "epochs", "steps", "schedule", "warmup", "schedule_step", "schedule_factor", "gradient_clip",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ UNDER_DP_SGD = {  # why an option is refused
 def training_complaints(e: "Experiment") -> Iterator[str]:
     """The complaints about `training`, `task` and `model`."""
     t = e.training
-    if t.warmup >= e.federation.rounds and t.warmup:
+    if t.warmup > e.federation.rounds:
         yield f"training.warmup = {t.warmup:g} is not over before federation.rounds = {e.federation.rounds} are; shorten it, or run longer"
     if t.precision == "fp16" and e.engine.device == "cpu":
         yield "training.precision = fp16 and engine.device = cpu exclude each other: its gradients are scaled for a GPU; set precision to bf16 or fp32"
@@ -40,8 +40,7 @@ def training_complaints(e: "Experiment") -> Iterator[str]:
     if t.focal and t.label_smoothing and e.task == "classification":
         yield f"training.focal = {t.focal:g} and training.label_smoothing = {t.label_smoothing:g} exclude each other: set one to 0"
     yield from _task_complaints(e)
-    if e.strategy.name == "scaffold":
-        yield from _scaffold_complaints(t)
+    yield from _rule_complaints(e.strategy.name, t)
     if isinstance(e.privacy, DpSgd):
         yield from (
             f"training.{key} = {getattr(t, key)} and privacy.mechanism = dp_sgd exclude each other: {why}"
@@ -62,15 +61,19 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         yield f"data.targets = {e.data.targets} and task = classification exclude each other; set task to multilabel or regression, or targets to []"
 
 
-def _scaffold_complaints(t: Training) -> Iterator[str]:
-    """Its control variate is what moved the weights, over the sum of the rates: each step must be a rate times a gradient."""
-    reasons = {
-        "ema": "what it would send is not where its steps ended",
-        "layer_decay": "its steps would not share one rate",
-        "rate_factors": "its steps would not share one rate",
-    }
-    for key, why in reasons.items():
-        if getattr(t, key) != getattr(PLAIN, key):
-            yield f"strategy.name = scaffold and training.{key} = {getattr(t, key)} exclude each other: {why}; leave {key} out"
-    if t.precision == "fp16":
-        yield "strategy.name = scaffold and training.precision = fp16 exclude each other: a step whose gradients overflow is left out; use bf16"
+_ENDS = "what it would send is not where its steps ended"
+_ONE_RATE = "its steps would not share one rate"
+_LEFT_OUT = "a step whose gradients overflow is left out; use bf16"
+RULES: dict[str, dict[str, str]] = {  # strategies whose sites' half knows what a step is, and what it then cannot be
+    "scaffold": {"ema": _ENDS, "layer_decay": _ONE_RATE, "rate_factors": _ONE_RATE, "precision": _LEFT_OUT},
+    "fednova": {"ema": _ENDS, "schedule_per": _ONE_RATE, "precision": _LEFT_OUT},
+    "feddyn": {"ema": _ENDS},
+    "qfedavg": {"schedule_per": "its 1/L is the rate of the whole round"},
+}
+
+
+def _rule_complaints(name: str, t: Training) -> Iterator[str]:
+    for key, why in RULES.get(name, {}).items():
+        value = getattr(t, key)
+        if value != getattr(PLAIN, key) and value != "bf16":
+            yield f"strategy.name = {name} and training.{key} = {value} exclude each other: {why}; leave {key} out"

@@ -42,12 +42,12 @@ class Finding:
 def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...]) -> list[Finding]:
     """The findings on the model and loss of `experiment`, made once a process; ModelRefused where one fails."""
     from fedvision.models import build, parts
-    from fedvision.tasks import make_task
+    from fedvision.tasks import task_of
 
     known = repr((experiment.model, experiment.training, experiment.task, experiment.privacy, shape, len(classes)))
     if known in _checked:
         return _checked[known]
-    task = make_task(experiment.task, classes)
+    task = task_of(experiment, classes)
     model = build(experiment, shape, task.outputs)
     own = parts(model, experiment)
     if own.buffers:

@@ -102,7 +102,7 @@ def plan(
 @app.command(name="check-model", epilog="Example: fedvision privacy check-model configs/quickstart_dp.yaml")
 def check_model(config: Config, settings: Settings = [], as_json: Json = False) -> None:  # noqa: B006
     """Whether this model and loss can be protected: the claims that the promise rests on, tried on the model itself."""
-    from fedvision.data.datasets import DATASETS
+    from fedvision.data.federation import open_dataset
     from fedvision.errors import ConfigError
     from fedvision.experiment import load
     from privacy.check_model import check_experiment
@@ -110,8 +110,8 @@ def check_model(config: Config, settings: Settings = [], as_json: Json = False) 
     experiment = load(config, settings)
     if experiment.privacy is None:
         raise ConfigError(f"{config}: privacy = null, so nothing is promised of this model; add a privacy block")
-    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
-    findings = check_experiment(experiment, dataset.shape, dataset.classes)
+    dataset = open_dataset(experiment)
+    findings = check_experiment(experiment, dataset.shape, dataset.outputs)
     if as_json:
         print(json.dumps({"model": experiment.model.name, "passed": True, "findings": [vars(f) for f in findings]}))
         return

@@ -60,14 +60,14 @@ class Alternative:
 
 def facts(experiment: Experiment) -> Facts:
     """The plan of `experiment`, and what its model makes of it.  Opens the data set, for the images' shape alone."""
-    from fedvision.data.datasets import DATASETS
+    from fedvision.data.federation import open_dataset
     from fedvision.models import build, parts
-    from fedvision.tasks import make_task
+    from fedvision.tasks import task_of
 
     plan, p = plan_of(experiment), experiment.privacy
     assert p is not None
-    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
-    model = build(experiment, dataset.shape, make_task(experiment.task, dataset.classes).outputs)
+    dataset = open_dataset(experiment)
+    model = build(experiment, dataset.shape, task_of(experiment, dataset.outputs).outputs)
     count = sum(model.get_parameter(name).numel() for name in parts(model, experiment).weights)
     return Facts(plan, count, p.divisor if isinstance(p, DpSgd) else float(asked(experiment)), p.clip)
 

@@ -222,17 +222,16 @@ def _tensors(arrays: Arrays) -> "State":
 
 def _open(job: Job) -> "Federated":
     """This worker's own view of the data, dealt out as the coordinator dealt it."""
-    from fedvision.data.datasets import DATASETS
-    from fedvision.data.federation import Federated
+    from fedvision.data.federation import dealt, open_dataset
     from fedvision.errors import DataError
 
-    dataset = DATASETS[job.experiment.data.dataset].open(job.experiment.data)
+    dataset = open_dataset(job.experiment)
     if (found := dataset.fingerprint()) != job.partition.fingerprint:
         raise DataError(
             f"a Ray worker finds other data than the coordinator: {job.experiment.data.dataset} has the fingerprint {found} there, and "
             f"{job.partition.fingerprint} here; give every node the same files"
         )
-    return Federated(dataset, job.partition)
+    return dealt(job.experiment, dataset, job.partition)
 
 
 def _sees(job: Job) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from clients.recipe import check_training
 from fedvision.brought import digests
 from fedvision.data.federation import Federated, open_federated
 from fedvision.data.site import Examples
@@ -15,7 +16,7 @@ from fedvision.errors import ConfigError, RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.schema import flat_values
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.tracking.environment import differences, environment
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress
@@ -75,8 +76,10 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
             "without privacy set privacy to null, with training.batch_size and epochs or steps"
         )
     data = open_federated(experiment)
-    task = make_task(experiment.task, data.classes)
-    parameters = sum(t.numel() for t in build(experiment, data.shape, task.outputs).state_dict().values())
+    task = task_of(experiment, data.classes)
+    model = build(experiment, data.shape, task.outputs)
+    check_training(experiment.training, model, task, data.shape)
+    parameters = sum(t.numel() for t in model.state_dict().values())
     folder = RunFolder.create(experiment, kind, out, room_needed(experiment, parameters, len(data.sites)))
     folder.write_environment(environment(experiment))
     data.partition.save(folder.path / "partition.npz")
@@ -89,6 +92,8 @@ def _check_device(experiment: Experiment) -> None:
 
     if experiment.engine.device == "cuda" and experiment.engine.address is None and not torch.cuda.is_available():
         raise ConfigError("engine.device = cuda, and torch finds no GPU here; set engine.device to auto or cpu, or run where there is one")
+    if experiment.training.precision == "fp16" and experiment.engine.address is None and not torch.cuda.is_available():
+        raise ConfigError("training.precision = fp16, and torch finds no GPU here; set it to bf16 or fp32, or run where there is one")
 
 
 def check_same(experiment: Experiment, folder: RunFolder) -> None:
@@ -124,7 +129,7 @@ def _troubled(exchange: Exchange, experiment: Experiment, data: Federated) -> Ex
     from fedvision.fields import declare
     from fedvision.models import parts
 
-    model = build(experiment, data.shape, make_task(experiment.task, data.classes).outputs)
+    model = build(experiment, data.shape, task_of(experiment, data.classes).outputs)
     layout = declare(experiment, model.state_dict(), parts(model, experiment), len(data.sites))
     return Troubled(exchange, experiment.conditions, layout, experiment.seed)
 

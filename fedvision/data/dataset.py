@@ -43,6 +43,11 @@ class Dataset:
         channels, height, width = self.images.shape[1:]
         return int(channels), int(height), int(width)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What a task's outputs are called: the targets, or else the classes."""
+        return self.target_names or self.classes
+
     def fingerprint(self) -> str:
         """SHA-256 of what is trained on: images, labels and their classes, subjects."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())

@@ -29,7 +29,7 @@ class Federated:
     def __init__(self, dataset: Dataset, partition: Partition, kept: int = _SITES_KEPT, filtered: Pipeline | None = None):
         self.dataset, self.partition = dataset, partition
         self.sites: tuple[SiteId, ...] = tuple(SiteId(name) for name in partition.sites)
-        self.classes = dataset.target_names or dataset.classes  # what the task's outputs are called
+        self.classes = dataset.outputs
         self.shape = dataset.shape
         self.fingerprint = partition.fingerprint
         self.notes = (*dataset.notes, *partition.notes)
@@ -88,19 +88,28 @@ class Federated:
         return Examples(self._source, rows[self.partition.part_of[rows] == PARTS.index(part)])
 
 
+def open_dataset(experiment: "Experiment") -> Dataset:
+    """The experiment's data set, with what its task learns."""
+    return with_targets(DATASETS[experiment.data.dataset].open(experiment.data), experiment.task)
+
+
+def dealt(experiment: "Experiment", dataset: Dataset, partition: Partition) -> Federated:
+    """The data set dealt out, each image read through the experiment's filters."""
+    return Federated(dataset, partition, filtered=filters(experiment.data.transforms, dataset.shape, "data.transforms"))
+
+
 def open_federated(experiment: "Experiment", partition_file: Path | None = None) -> Federated:
     """The experiment's data.  The partition is read from `partition_file` or partition.load, else drawn."""
     if experiment.data.statistics is not None:
         raise ConfigError("data.statistics names a file, and its mean and std are not read yet: fedvision.experiment.rooted puts them in")
-    dataset = with_targets(DATASETS[experiment.data.dataset].open(experiment.data), experiment.task)
-    filtered = filters(experiment.data.transforms, dataset.shape, "data.transforms")
+    dataset = open_dataset(experiment)
     saved = partition_file or experiment.partition.load
     if saved is None:
-        return Federated(dataset, draw(dataset, experiment), filtered=filtered)
+        return dealt(experiment, dataset, draw(dataset, experiment))
     partition = Partition.load(Path(saved), dataset.fingerprint())
     sites = experiment.partition.sites
     if sites is not None and sites != len(partition.sites):
         raise ConfigError(f"partition.sites = {sites}, and the partition {saved} has {len(partition.sites)} sites: give the same number")
     if experiment.evaluation.server is not None and not (partition.site_of == SERVER).any():
         raise ConfigError(f"evaluation.server is set, and the partition {saved} keeps no data for the server: set it to null, or draw anew")
-    return Federated(dataset, partition, filtered=filtered)
+    return dealt(experiment, dataset, partition)

@@ -28,6 +28,7 @@ from fedvision.tracking.figures import (
 )
 from fedvision.tracking.plots import Curve
 from fedvision.tracking.report import Plot, Run, Section, Table, write_page
+from fedvision.tracking.seeds import mean_curve, seeds_of, seeds_table
 
 NOT_OF_THE_RUN = ("name", "tracking.")  # keys of a config that move no figure
 
@@ -40,6 +41,7 @@ class Comparison:
     config: the keys in which the configs differ, with each run's value.  warnings: what to know before comparing.
     same: which runs ended at the same bytes.
     metrics: {run: {metric: value}}, of the final models.
+    seeds: {config: {place: "mean ± spread"}} of the main metric, where several seeds of one config are given.
     """
 
     table: RichTable
@@ -48,9 +50,11 @@ class Comparison:
     warnings: list[str]
     same: list[str]
     metrics: dict[str, dict[str, float]]
+    seeds: dict[str, dict[str, str]]
 
     def __rich__(self) -> RenderableType:
         lines: list[RenderableType] = [self.table, *map(Text, self.same)]
+        lines += [Text(f"{group}: {', '.join(f'{place} {said}' for place, said in row.items())}") for group, row in self.seeds.items()]
         lines += [Text(f"differs: {key} = {' | '.join(map(_shown, values))}") for key, values in self.config.items()]
         lines += [Text(f"warning: {warning}", style="yellow") for warning in self.warnings]
         return Group(*lines, Text(f"page: {self.page}"))
@@ -79,7 +83,10 @@ def compare(runs: Sequence[Path], out: Path | None = None) -> Comparison:
         warnings=warnings,
         sections=_sections(named, metrics, config, rows),
     )
-    return Comparison(_rich_table(named), page, config, warnings, _same_bytes(named), metrics)
+    groups = seeds_of(named)
+    table = _over_seeds(named, groups) if groups else Table([], [])
+    seeds = {row[0]: dict(zip(table.head[2:], row[2:], strict=True)) for row in table.body}
+    return Comparison(_rich_table(named), page, config, warnings, _same_bytes(named), metrics, seeds)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -190,6 +197,11 @@ def _rich_table(runs: Mapping[str, Run]) -> RichTable:
     return table
 
 
+def _over_seeds(runs: Mapping[str, Run], groups: Mapping[str, list[str]]) -> Table:
+    metric = _main(runs)
+    return seeds_table({group: [_of_metric(runs[name], metric) for name in members] for group, members in groups.items()})
+
+
 def _verdict(runs: Mapping[str, Run]) -> str:
     metric = _main(runs)
     finals = {}
@@ -227,6 +239,7 @@ def _warnings(runs: Mapping[str, Run]) -> list[str]:
     warnings = [
         f"{name} is {run.status}, not completed: its figures are not final." for name, run in runs.items() if run.status != "completed"
     ]
+    drawn = False
     for (one, a), (other, b) in combinations(runs.items(), 2):
         different = differences(a.environment, b.environment)
         if different:
@@ -236,8 +249,11 @@ def _warnings(runs: Mapping[str, Run]) -> list[str]:
         elif (said := _data_changed(one, a, other, b)) is not None:
             warnings.append(said)
         elif a.partition and b.partition and _held(a) != _held(b):
-            warnings.append(f"In {one} and {other}, the sites hold different data.")
-    return warnings
+            if a.get("seed") == b.get("seed"):
+                warnings.append(f"In {one} and {other}, the sites hold different data.")
+            else:
+                drawn = True
+    return [*warnings, "Runs of different seeds hold different data at their sites."] if drawn else warnings
 
 
 def _data_changed(one: str, a: Run, other: str, b: Run) -> str | None:
@@ -269,10 +285,14 @@ def _sections(
 ) -> list[Section]:
     every = dict.fromkeys(metric for run in runs.values() for metric in run.metrics)
     names = sorted(every, key=lambda metric: metric != _main(runs))
+    groups = seeds_of(runs)
     notes = [f"The table is of {names[0].replace('_', ' ')}."] if names else []
-    made = [Section("table", "At the end", notes + _same_bytes(runs), _bars(runs, names), [rows, _all_figures(metrics)])]
+    made = [Section("table", "At the end", notes + _same_bytes(runs), _bars(runs, names, groups), [rows, _all_figures(metrics)])]
     colours = {name: index % plots.COLOURS for index, name in enumerate(runs)}
-    overlaid = [plot for metric in names for plot in _overlay(runs, metric, colours)]
+    if groups:
+        made[0].notes.append("Where several seeds of one config are given, their mean ± standard deviation stands first.")
+        made[0].tables.insert(0, _over_seeds(runs, groups))
+    overlaid = [plot for metric in names for plot in _overlay(runs, metric, colours, groups)]
     if overlaid:
         made.append(Section("curves", "How they learned", ["A run without rounds (each site alone) is a level line."], overlaid))
     spreads = [
@@ -294,19 +314,36 @@ def _sections(
     return made
 
 
-def _bars(runs: Mapping[str, Run], names: Sequence[str]) -> list[Plot]:
+def _bars(runs: Mapping[str, Run], names: Sequence[str], groups: Mapping[str, list[str]]) -> list[Plot]:
     drawn = []
     for metric in names:
-        groups = {name: found for name, run in runs.items() if (found := _of_metric(run, metric))}
-        if groups:
-            drawn.append(Plot(metric.replace("_", " "), plots.bars(groups, metric)))
+        bars = {}
+        for title, members in _shown_as(runs, groups).items():
+            found = [figures for name in members if (figures := _of_metric(runs[name], metric))]
+            if found:
+                bars[title] = {place: mean(figures[place] for figures in found if place in figures) for place in found[0]}
+        if bars:
+            drawn.append(Plot(metric.replace("_", " "), plots.bars(bars, metric)))
     return drawn[:4]
 
 
-def _overlay(runs: Mapping[str, Run], metric: str, colours: Mapping[str, int]) -> list[Plot]:
-    """The runs' curves of a metric on one pair of axes; [] where no run has one."""
-    listed = enumerate(runs.items())
-    drawn = [Curve(name, points, colours[name], index >= plots.COLOURS) for index, (name, run) in listed if (points := _curve(run, metric))]
+def _shown_as(runs: Mapping[str, Run], groups: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """What is shown as one -> the names of its runs, in the order in which the runs were given: seeds of a config together."""
+    every = {name: [name] for name in runs if not any(name in members for members in groups.values())} | dict(groups)
+    order = list(runs)
+    return dict(sorted(every.items(), key=lambda item: order.index(item[1][0])))
+
+
+def _overlay(runs: Mapping[str, Run], metric: str, colours: Mapping[str, int], groups: Mapping[str, list[str]]) -> list[Plot]:
+    """The runs' curves of a metric on one pair of axes, seeds of one config as their mean and spread; [] where there is none."""
+    drawn = []
+    for index, (title, members) in enumerate(_shown_as(runs, groups).items()):
+        curves = [points for name in members if (points := _curve(runs[name], metric))]
+        colour, dashed = (index % plots.COLOURS if groups else colours[members[0]]), index >= plots.COLOURS
+        if len(curves) > 1:
+            drawn.append(mean_curve(title, curves, colour, dashed))
+        elif curves:
+            drawn.append(Curve(title, curves[0], colour, dashed))
     levels = {name: next(iter(found.values())) for name, run in runs.items() if not run.records and (found := _of_metric(run, metric))}
     return [Plot(metric.replace("_", " "), plots.curves(drawn, metric, levels, "round (pooled: epoch)", colours))] if drawn else []
 

@@ -66,7 +66,8 @@ def curves(
             band = _thin(curve.band)
             around = [(axes.x(at), axes.y(high)) for at, _, high in band] + [(axes.x(at), axes.y(low)) for at, low, _ in reversed(band)]
             parts.append(path(around, f"s{curve.colour} band", close=True))
-            entries.append((f"s{curve.colour} mark faint", curve.band_name))
+            if curve.band_name:
+                entries.append((f"s{curve.colour} mark faint", curve.band_name))
     for index, (reference, value) in enumerate(references.items()):
         css = f"s{(colours or {}).get(reference, 6 + index % 2)}"
         parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), f"{css} reference"))

@@ -10,6 +10,7 @@ from fedvision.tracking.plots import Curve
 from fedvision.tracking.report import Plot, Run, Section, Table
 
 MOST_ROWS = 60  # sites that a plot shows one by one
+LEAST_OF_A_HISTOGRAM = 10  # sites, below which each one's dot says more
 MOST_LISTED = 200  # sites that a table lists
 PHASES = {"send": "s4", "train": "s0", "sum": "s2", "evaluate": "s3", "other": "s7"}
 OUTCOMES = {"answered": "s0", "missing": "s7", "declined": "s4", "refused": "s1"}
@@ -47,6 +48,15 @@ def metric_curves(run: Run, metric: str) -> list[Curve]:
     return [curve for curve in drawn if curve.points]
 
 
+def _meaning(run: Run, metric: str) -> str:
+    """What a metric's short name does not tell."""
+    said = {
+        "ece": "expected calibration error", "auc": "area under the ROC curve", "mae": "mean absolute error", "rmse": "root mean square error",
+        "r2": "share of the variance that is explained", "sensitivity": f"at a specificity of {run.get('evaluation.specificity')}",
+    }  # fmt: skip
+    return said.get(metric, "")
+
+
 def _band(run: Run, metric: str) -> list[tuple[int, float, float]]:
     band = []
     for record in run.records:
@@ -62,7 +72,7 @@ def _curves(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
         lines = metric_curves(run, metric)
         references = {name: value for name, metrics in baselines.items() if (value := metrics.get(metric)) is not None}
         if lines:
-            drawn.append(Plot(_words(metric), plots.curves(lines, metric, references, run.step)))
+            drawn.append(Plot(_words(metric), plots.curves(lines, metric, references, run.step), _meaning(run, metric)))
     losses = [(record["round"] + 1, loss) for record in run.records if (loss := (record.get("train") or {}).get("loss")) is not None]
     if losses:
         drawn.append(
@@ -105,6 +115,9 @@ def _sites(run: Run, baselines: Mapping[str, Metrics]) -> Section | None:
         for name in others:
             known = by_site(run.sites, name)
             drawn.append(Plot(_words(name), plots.dots(known, name, {"mean": mean(known.values())})))
+        if len(listed) >= LEAST_OF_A_HISTOGRAM:
+            bins = max(8, round(2 * len(listed) ** 0.5))
+            drawn.append(Plot(f"{_words(metric)}, how many sites", plots.histogram(listed, metric, bins), f"{len(listed)} sites"))
         return Section("sites", "Site by site", [note], drawn, [_site_table(run, list(values), "All figures, best site first")])
     worst_ten = dict(list(values.items())[-10:])
     drawn = [

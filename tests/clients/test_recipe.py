@@ -22,6 +22,7 @@ from fedvision.schema import validate
 from fedvision.seeds import stream
 from fedvision.tasks import make_task
 from fedvision.types import ClientUpdate, SiteId, State, TrainRequest
+from simulations.run import simulate
 
 
 def experiment(training: dict[str, Any], **blocks: Any) -> Experiment:
@@ -224,10 +225,18 @@ PRIVATE = {
 @pytest.mark.parametrize(
     ("training", "blocks", "said"),
     [
-        ({"warmup": 3.0}, {}, "warmup = 3 is not over before federation.rounds = 3"),
+        ({"warmup": 3.5}, {}, "warmup = 3.5 is not over before federation.rounds = 3"),
         ({"precision": "fp16"}, {"engine": {"device": "cpu"}}, "fp16 and engine.device = cpu exclude each other"),
         ({"ema": 0.9}, {"strategy": {"name": "scaffold"}}, "scaffold and training.ema = 0.9 exclude each other: what it would send"),
         ({"layer_decay": 0.9}, {"strategy": {"name": "scaffold"}}, "scaffold and training.layer_decay"),
+        (
+            {"precision": "fp16"},
+            {"strategy": {"name": "scaffold"}, "engine": {"device": "cuda"}},
+            "a step whose gradients overflow is left out",
+        ),
+        ({"schedule_per": "step"}, {"strategy": {"name": "fednova"}}, "fednova and training.schedule_per = step exclude each other"),
+        ({"ema": 0.9}, {"strategy": {"name": "feddyn"}}, "feddyn and training.ema = 0.9"),
+        ({"schedule_per": "step"}, {"strategy": {"name": "qfedavg"}}, "its 1/L is the rate of the whole round"),
         ({"balance": "loss", "class_weights": [1.0] * 10}, {}, "both weigh the classes"),
         ({"mixup": 0.1}, PRIVATE, "training.mixup = 0.1 and privacy.mechanism = dp_sgd exclude each other: it mixes examples"),
         ({"cutmix": 0.1}, PRIVATE, "training.cutmix = 0.1 and privacy"),
@@ -244,6 +253,22 @@ def test_what_does_not_go_together_is_refused_with_the_reason(training: dict[str
         training = {"batch_size": None, **training}
     with pytest.raises(ConfigError, match=said):
         experiment(training, **blocks)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"transforms": [{"name": "RandomHorizontalFlop"}]}, "did you mean RandomHorizontalFlip"),
+        ({"class_weights": [1.0]}, "class_weights has 1 numbers, and there are 10 classes"),
+        ({"rate_factors": {"fc.*": 0.1}}, "no parameter matches 'fc"),
+    ],
+)
+def test_what_only_model_and_data_show_to_be_wrong_is_said_before_anything_is_written(
+    training: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        simulate(experiment(training), tmp_path / "run", None, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_under_dp_sgd_a_smoothed_loss_is_the_one_that_is_checked_and_clipped(tmp_path: Path) -> None:
