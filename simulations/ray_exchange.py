@@ -9,7 +9,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,12 +19,14 @@ from ray.exceptions import RayTaskError
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import EvaluateRequest, Exchange, Reply, Request, SecureRequest, SiteId, State, TrainRequest
+from fedvision.types import EvaluateRequest, Exchange, Lost, Reply, Request, SecureRequest, SiteId, State, TrainRequest
 from simulations.engines import Setting
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
+from simulations.ray_trouble import Trouble, Troublemakers
 from simulations.ray_worker import PROBE, Asked, Job, shared_part, states_of, with_states
 
+log = logging.getLogger("fedvision.ray")
 T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
 CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
@@ -50,13 +52,13 @@ def on_ray(setting: Setting) -> Iterator["OnRay"]:
         yield OnRay(setting.data, Crew(cluster, setting, job))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """Sites that one worker was asked about in one call."""
+    """Sites that one worker was asked about in one call.  since: when it began to work on them; None: not yet."""
 
     hand: Hand
-    number: int
     asked: Sequence[Asked]
+    since: float | None = None
 
 
 class OnRay:
@@ -66,6 +68,7 @@ class OnRay:
         self.data, self.crew = data, crew
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
+        self._trouble = Troublemakers()
         self._said = 0  # requests so far, which are known to the workers by number
         self._states: OrderedDict[Any, tuple[State, Any]] = OrderedDict()
 
@@ -74,45 +77,97 @@ class OnRay:
         return self.data.sites
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
-        """Replies in the order in which workers make them.  A worker that dies is replaced, and its sites asked again."""
+        """Replies in the order in which workers make them.  A worker that dies or hangs is replaced, and its sites asked
+        again; a site that it happens to each time (`simulations.ray_trouble`) is `Lost`."""
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
     def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
         self._said += 1
-        message = self._message(base)
+        message, kind = self._message(base), _kind(base)
         calls: dict[Any, Call] = {}
+        trouble = self._trouble.begin()
+        for site, why in trouble.out(queue):
+            yield Lost(site, base.round, why)
         while queue or calls:
-            self._hand_out(message, _kind(base), queue, calls)
-            if (done := self.crew.wait(calls)) is None:
+            self._hand_out(message, kind, queue, calls, trouble.suspects)
+            done = self.crew.wait(calls, self._left(calls))
+            if done is None:
+                for call in self._overdue(calls):
+                    self.crew.hung(call.hand, [site for site, _ in call.asked])
+                    yield from self._again(base, queue, calls, call, trouble, "hung")
                 continue
-            call = calls.pop(done)
             try:
                 answers = ray.get(done)
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                queue.extendleft(reversed(call.asked))
-                self.crew.died(call.hand, error)
+                call = self._first(calls, calls[done].hand)
+                self.crew.died(call.hand, error, trouble.known(call.asked))
+                yield from self._again(base, queue, calls, call, trouble, "died")
                 continue
-            del done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
-            self._hand_out(message, _kind(base), queue, calls)
+            del calls[done], done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
+            self._hand_out(message, kind, queue, calls, trouble.suspects)
             self._worked += answers.seconds
-            self._pace[_kind(base)] = answers.seconds / len(answers.replies)
+            self._pace[kind] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
                 logging.getLogger(name).log(level, "%s", text)
             yield from answers.replies
 
-    def _hand_out(self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call]) -> None:
-        """Give every able hand its next sites, up to OPEN_CALLS calls."""
+    def _first(self, calls: Mapping[Any, Call], hand: Hand) -> Call:
+        """The call that a hand is working on: the oldest of its open ones."""
+        return next(call for call in calls.values() if call.hand is hand)
+
+    def _again(self, base: Request, queue: deque[Asked], calls: dict[Any, Call], lost: Call, trouble: Trouble, how: str) -> Iterator[Lost]:
+        """Ask again whoever was with a hand that is gone; but not for ever a site that takes its worker with it."""
+        for reference in [reference for reference, call in calls.items() if call.hand is lost.hand]:
+            call = calls.pop(reference)
+            queue.extendleft(reversed(call.asked))
+        for site, why in trouble.blame(lost.asked, how, queue):
+            log.warning("site %s, round %d: %s", site, base.round, why)
+            yield Lost(site, base.round, why)
+
+    def _left(self, calls: Mapping[Any, Call]) -> float | None:
+        """Seconds until the first call is overdue; None where there is no limit."""
+        if self.crew.experiment.engine.site_seconds is None or not calls:
+            return None
+        now = time.monotonic()
+        for hand in {call.hand.number: call.hand for call in calls.values()}.values():
+            first = self._first(calls, hand)
+            first.since = first.since or now
+        return max(0.0, min(self._until(call) for call in calls.values() if call.since is not None) - now)
+
+    def _until(self, call: Call) -> float:
+        assert call.since is not None and self.crew.experiment.engine.site_seconds is not None
+        return call.since + self.crew.experiment.engine.site_seconds * len(call.asked)
+
+    def _overdue(self, calls: Mapping[Any, Call]) -> list[Call]:
+        """The calls that are worked on for too long."""
+        if self.crew.experiment.engine.site_seconds is None:
+            return []
+        now = time.monotonic()
+        late = {reference: call for reference, call in calls.items() if call.since is not None and now >= self._until(call)}
+        there = set(ray.wait(list(late), num_returns=len(late), timeout=0)[0]) if late else set()
+        return [call for reference, call in late.items() if reference not in there]
+
+    def _hand_out(
+        self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call], alone: Collection[SiteId]
+    ) -> None:
+        """Give every able hand its next sites, up to OPEN_CALLS calls; a site that must be alone gets a call of its own."""
         for _ in range(OPEN_CALLS):
             for hand in self.crew.able():
                 if queue and sum(call.hand is hand for call in calls.values()) < OPEN_CALLS:
-                    asked = [queue.popleft() for _ in range(min(len(queue), self._sites_a_call(kind, len(queue))))]
+                    asked = self._next(queue, self._sites_a_call(kind, len(queue)), alone)
                     if hand.heard != self._said:
                         hand.actor.hear.remote(self._said, *message)
                         hand.heard = self._said
-                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, self._said, asked)
+                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, asked)
+
+    def _next(self, queue: deque[Asked], most: int, alone: Collection[SiteId]) -> list[Asked]:
+        asked = [queue.popleft()]
+        while queue and len(asked) < most and not {asked[0][0], queue[0][0]} & set(alone):
+            asked.append(queue.popleft())
+        return asked
 
     def _sites_a_call(self, kind: str, left: int) -> int:
         """Many small sites, or one large one; fewer and fewer, so that all workers end together."""
