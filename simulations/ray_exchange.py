@@ -97,12 +97,15 @@ class OnRay:
                     self.crew.hung(call.hand, [site for site, _ in call.asked])
                     yield from self._again(base, queue, calls, call, trouble, "hung")
                 continue
+            done = next(
+                reference for reference, call in calls.items() if call.hand is calls[done].hand
+            )  # the oldest is the first to be done
             try:
                 answers = ray.get(done)
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                call = self._first(calls, calls[done].hand)
+                call = calls[done]
                 self.crew.died(call.hand, error, trouble.known(call.asked))
                 yield from self._again(base, queue, calls, call, trouble, "died")
                 continue

@@ -50,24 +50,17 @@ class EveryOtherRound:
 
 
 @pytest.mark.ray
-def test_a_worker_killed_every_other_round_moves_no_byte(a_ray: Any, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_killed_every_other_round_a_site_that_hangs_once_and_one_that_kills_its_worker_once_move_no_byte(
+    a_ray: Any, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, loop = run("loop", INLINE, **DITTO)
     monkeypatch.setattr("simulations.ray_exchange.OnRay", lambda *parts: EveryOtherRound(OnRay(*parts)))
-    folder, killed = run("killed", workers(2), **DITTO)
-    assert killed["model_sha256"] == loop["model_sha256"] and killed["metrics"] == loop["metrics"]
-    assert (folder.path / "run.log").read_text().count(" died: ") == 2
-    assert all(record["missing"] == {} for record in folder.rounds())
-
-
-@pytest.mark.ray
-def test_a_site_that_hangs_once_and_one_that_takes_its_worker_with_it_once_move_no_byte(a_ray: Any, run: Callable[..., Any]) -> None:
-    _, loop = run("loop", INLINE, **ALL)
     once = faults(site_001="hang_once", site_004="die_once")
-    folder, ended = run("once", workers(2, site_seconds=3.0), **ALL, **once)
-    assert ended["model_sha256"] == loop["model_sha256"] and ended["metrics"] == loop["metrics"]
-    assert all(record["missing"] == {} and len(record["answered"]) == 6 for record in folder.rounds())
+    folder, disturbed = run("disturbed", workers(2, site_seconds=3.0), **DITTO, **once)
+    assert disturbed["model_sha256"] == loop["model_sha256"] and disturbed["metrics"] == loop["metrics"]
+    assert all(record["missing"] == {} and len(record["answered"]) == 5 for record in folder.rounds())
     log = (folder.path / "run.log").read_text()
-    assert log.count(" died: ") == 1 and log.count("took longer than engine.site_seconds = 3") == 1
+    assert log.count(" died: ") >= 2 and log.count("took longer than engine.site_seconds = 3") == 1
 
 
 # ---------------------------------------------------------------------------------------- faults that are not, by name
