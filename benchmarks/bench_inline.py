@@ -108,7 +108,7 @@ def measure(values: dict) -> dict:
     bench = Workbench.set_up(experiment, data.shape, data.classes, len(data.sites), Path(tempfile.mkdtemp()))
     turns, strategy = Turns(Bare(experiment, data)), make_strategy(experiment.strategy)
     model = {n: t.clone() for n, t in build(experiment, data.shape, len(data.classes)).state_dict().items()}
-    rounds = Rounds(experiment, "bench", Inline(data, bench), strategy, bench.layout, lambda *_: {}, turns)
+    rounds = Rounds(experiment, "bench", Inline(data, bench, straight=True), strategy, bench.layout, lambda *_: {}, turns)
     rounds.run(strategy.init(model), Progress())
     ours, bare, asked = np.median(turns.ours[1:]), np.median(turns.theirs[1:]), experiment.federation.cohort or 1
     ratios = np.array(turns.ours[1:]) / np.array(turns.theirs[1:])

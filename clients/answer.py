@@ -93,7 +93,7 @@ def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate 
     count = n if experiment.federation.weighting == "examples" else 1
     values = {**bench.updates(request.model), **fields, "loss": fitted.loss, COUNT: count, "examples": n}
     chance = stream(experiment.seed, *names, "rounding") if experiment.encoding.rounding == "stochastic" else None
-    vector = bench.encoder.encode(values, count, chance)
+    vector = bench.encode(values, count, chance)
     if keep:
         bench.states.keep(site.id, request.round, dict(keep))
     return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, fitted.seen)

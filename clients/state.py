@@ -42,8 +42,10 @@ class SiteStates:
         Only where the coordinator can no longer go back behind it: a request to train names a round whose checkpoint is
         durable; one to evaluate names the round that is being evaluated, whose checkpoint is not yet written.
         """
+        if counted is None:
+            return
         for other in self._of(site).glob("*.safetensors"):
-            if counted is not None and int(other.stem) < counted:
+            if int(other.stem) < counted:
                 other.unlink(missing_ok=True)
 
     def keep(self, site: SiteId, round: int, state: dict[str, Tensor]) -> None:

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedvision.data.site import Examples
+from fedvision.descent import Optimizer, Sgd
 from fedvision.learning import Training
-from fedvision.seeds import stream
+from fedvision.seeds import named
 
 Correct = Callable[[], None]  # changes the gradients in place, between backward and step
 
@@ -24,21 +24,21 @@ def learning_rate(training: Training, round: int, rounds: int) -> float:
     return training.learning_rate
 
 
-def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(training: Training, parameters: list[nn.Parameter]) -> Optimizer:
     """The optimiser of the config over `parameters`."""
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
-    return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay)
+    return Sgd(parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay)
 
 
-def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bool = True) -> Iterator[np.ndarray]:
+def batches(n: int, training: Training, seed: int, *names: str | int, lonely: bool = True) -> Iterator[Tensor]:
     """Positions of each step's examples: `epochs` passes in an order drawn by name, or `steps` batches from as many
     passes as they need.  lonely: whether a last batch of one example may stand alone (BatchNorm cannot train on it)."""
     assert training.batch_size is not None  # null is for private sampling, which makes no batches
-    order = stream(seed, *names, "order")
+    order = torch.Generator().manual_seed(named(seed, *names, "order"))
     size, wanted, made = training.batch_size, training.steps, 0
     for _ in range(wanted or training.epochs or 1):
-        positions = order.permutation(n)
+        positions = torch.randperm(n, generator=order)
         ends = [*range(size, n, size), n]
         if not lonely and len(ends) > 1 and ends[-1] - ends[-2] == 1:
             del ends[-2]
@@ -53,8 +53,8 @@ def train(
     model: nn.Module,
     task: Any,
     examples: Examples,
-    order: Iterator[np.ndarray],
-    optimizer: torch.optim.Optimizer,
+    order: Iterator[Tensor],
+    optimizer: Optimizer,
     device: torch.device,
     clip: float | None = None,
     correct: Correct | None = None,
@@ -62,21 +62,24 @@ def train(
     """Step through `order`.  Returns the mean loss of the examples as they were met, their number, and the steps."""
     if not model.training:
         model.train()
-    losses: list[tuple[Tensor, int]] = []
+    met: list[Tensor] = []  # the loss of each example, as it was met
+    shares: dict[int, Tensor] = {}  # 1/B for each of B examples: the gradient of their mean
     for positions in order:
         batch = examples.batch(positions)
-        loss = task.loss(model(batch.inputs.to(device)), batch.targets.to(device))
+        losses = task.loss(model(batch.inputs.to(device)), batch.targets.to(device))
+        share = shares.get(len(losses))
+        if share is None:
+            share = shares[len(losses)] = torch.full_like(losses, 1 / len(losses))
         optimizer.zero_grad(set_to_none=True)
-        mean = loss.mean()
-        mean.backward()
+        losses.backward(gradient=share)
         if clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
         if correct is not None:
             correct()
         optimizer.step()
-        losses.append((mean.detach(), len(positions)))
-    seen = sum(n for _, n in losses)
-    return sum(float(loss) * n for loss, n in losses) / seen, seen, len(losses)
+        met.append(losses.detach())
+    all_met = torch.cat(met)
+    return float(all_met.double().mean()), len(all_met), len(met)
 
 
 def mean_loss(model: nn.Module, task: Any, examples: Examples, batch_size: int, device: torch.device) -> float:
@@ -85,7 +88,7 @@ def mean_loss(model: nn.Module, task: Any, examples: Examples, batch_size: int, 
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
-            batch = examples.batch(np.arange(start, min(start + batch_size, len(examples))))
+            batch = examples.batch(torch.arange(start, min(start + batch_size, len(examples))))
             total += float(task.loss(model(batch.inputs.to(device)), batch.targets.to(device)).double().sum())
     model.train(was)
     return total / len(examples)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +12,11 @@ from clients.algorithms import Plain, Start, make_rule
 from clients.private import Protection, protect
 from clients.state import SiteStates
 from clients.training import make_optimizer
+from fedvision.descent import Optimizer
 from fedvision.experiment import Experiment
 from fedvision.fields import declare
 from fedvision.models import Parts, build, parts
-from fedvision.sums import Encoder, Layout, Values
+from fedvision.sums import Encoder, Layout, Unwritten, Values
 from fedvision.tasks import make_task
 from fedvision.types import SiteId, State, TrainRequest
 
@@ -39,12 +41,13 @@ class Workbench:
     rule: Plain
     states: SiteStates
     device: torch.device
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     encoder: Encoder
     tensors: dict[str, Tensor]
     weights: dict[str, nn.Parameter]
     lonely: bool
     protection: Protection | None
+    straight: bool = False  # whether each update is added up before the next site is opened
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod
@@ -100,7 +103,13 @@ class Workbench:
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad} if self.parts.home else self.weights
         return Start(site, self.weights, trained, self.tensors, request.model, request.extras, own, rate)
 
-    def fresh_optimizer(self, rate: float) -> torch.optim.Optimizer:
+    def encode(self, values: Values, count: int, chance: np.random.Generator | None) -> np.ndarray | Unwritten:
+        """The site's vector, or, where it is added up at once, what it will be written from."""
+        if self.straight and chance is None:
+            return Unwritten(self.encoder, values, count)
+        return self.encoder.encode(values, count, chance)
+
+    def fresh_optimizer(self, rate: float) -> Optimizer:
         """The optimiser without memory, at this learning rate."""
         self.optimizer.state.clear()
         for group in self.optimizer.param_groups:

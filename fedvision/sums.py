@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedvision.errors import ConfigError, OutOfRange, UpdateRefused
 CHUNK = 1 << 16  # numbers at a time: the buffers stay in the processor's second-level cache
 _HALF = 1.5 * 2.0**52  # adding it to |x| < 2^51 leaves round-half-even(x) in the low bits of the double
 _HALF_BITS = int(np.float64(_HALF).view(np.int64))
+_DOT = 1 << 13  # numbers of one dot product
 MOST_BITS = 50  # |x · scale| ≤ 2^50, one bit inside what the rounding trick needs
 
 
@@ -150,6 +152,7 @@ class Encoder:
         self.layout = layout
         self._single = np.empty(CHUNK, np.float32)
         self._double = np.empty(CHUNK, np.float64)
+        self._rounded = np.empty(CHUNK, np.float64)
 
     def encode(self, values: Values, count: int, chance: np.random.Generator | None = None) -> np.ndarray:
         """The vector [layout.size] of `values`: for each field its one number, or by tensor its numbers or a pair
@@ -160,21 +163,33 @@ class Encoder:
         Raises OutOfRange where a number is beyond its field's limit, NaN or infinite.
         """
         out = np.empty(self.layout.size, self.layout.dtype)
+        for _, part, numbers, _ in self.pieces(values, count, chance):
+            out[part] = numbers
+        return out
+
+    def pieces(
+        self, values: Values, count: int, chance: np.random.Generator | None = None
+    ) -> Iterator[tuple[Field, slice, np.ndarray | int, float]]:
+        """(field, where, the integers v there, Σ v²) until the vector is covered; the integers are good until the next."""
         weight = count / self.layout.divisor
         for f in self.layout.fields:
             factor = self.layout.scale(f.name) * (weight if f.weighted else 1.0)
             value, span = values[f.name], self.layout.span(f.name)
             if isinstance(value, Mapping):
-                self._write(out[span], f, value, factor, chance)
+                start = span.start
+                for filled in self._gathered(f, value):
+                    numbers, squares = self._round(filled, f, factor, chance)
+                    yield f, slice(start, start + filled), numbers, squares
+                    start += filled
             elif abs(value) <= f.limit:
-                out[span] = round(value * factor)
+                number = round(value * factor)
+                yield f, span, number, float(number) ** 2
             else:
                 raise OutOfRange(_beyond(f, value))
-        return out
 
-    def _write(self, out: np.ndarray, f: Field, tensors: Mapping[str, Any], factor: float, chance: np.random.Generator | None) -> None:
-        """All tensors of a field, gathered chunk by chunk, so that many small ones cost no more than a large one."""
-        filled = start = 0
+    def _gathered(self, f: Field, tensors: Mapping[str, Any]) -> Iterator[int]:
+        """How many numbers the buffer holds, again and again: small tensors are gathered, so that many cost no more than a large one."""
+        filled = 0
         for name, shape in f.tensors.items():
             value = tensors[name]
             after, before = value if isinstance(value, tuple) else (value, None)
@@ -192,23 +207,56 @@ class Encoder:
                     np.subtract(source, before[taken : taken + size], out=target)
                 taken, filled = taken + size, filled + size
                 if filled == CHUNK:
-                    self._round(out[start : start + filled], f, factor, chance)
-                    start, filled = start + filled, 0
+                    yield filled
+                    filled = 0
         if filled:
-            self._round(out[start : start + filled], f, factor, chance)
+            yield filled
 
-    def _round(self, out: np.ndarray, f: Field, factor: float, chance: np.random.Generator | None) -> None:
-        """One chunk of gathered numbers, checked, scaled and rounded half to even."""
-        single, double = self._single[: len(out)], self._double[: len(out)]
-        largest = max(-float(single.min()), float(single.max()))
-        if not largest <= f.limit:  # also where it is NaN
-            raise OutOfRange(_beyond(f, largest))
+    def _round(self, filled: int, f: Field, factor: float, chance: np.random.Generator | None) -> tuple[np.ndarray, float]:
+        """The gathered numbers scaled and rounded half to even, int64 [filled], and the sum of their squares."""
+        single, double, rounded = self._single[:filled], self._double[:filled], self._rounded[:filled]
         double[:] = single
         double *= factor
         if chance is not None:
-            double += chance.random(len(out)) - 0.5
+            double += chance.random(filled) - 0.5
         double += _HALF
-        np.subtract(double.view(np.int64), _HALF_BITS, out=out, casting="unsafe")
+        np.subtract(double, _HALF, out=rounded)
+        squares = sum_of_squares(rounded)
+        if not squares <= (f.limit * factor) ** 2:  # also where it is NaN; most need no look at each number
+            largest = max(-float(single.min()), float(single.max()))
+            if not largest <= f.limit:
+                raise OutOfRange(_beyond(f, largest))
+        integers = double.view(np.int64)
+        np.subtract(integers, _HALF_BITS, out=integers)
+        return integers, squares
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A site's vector that is written only as it is added up, for a loop whose caller adds one before it asks for the next:
+    its numbers go through the memory once.  Good until its worker's next site."""
+
+    encoder: Encoder
+    values: Values
+    count: int
+
+    def written(self) -> np.ndarray:
+        """The vector; OutOfRange where a number is beyond its field's limit."""
+        return self.encoder.encode(self.values, self.count)
+
+    def add_to(self, sum: np.ndarray) -> dict[str, float]:
+        """Add it to `sum`; Σ v² by field.  OutOfRange, and no change, where a number is beyond its field's limit."""
+        squares, added = dict.fromkeys(self.encoder.layout.by_name, 0.0), 0
+        try:
+            for f, part, numbers, its in self.encoder.pieces(self.values, self.count):
+                sum[part] += numbers
+                squares[f.name] += its
+                added += 1
+        except OutOfRange:
+            for _, part, numbers, _ in islice(self.encoder.pieces(self.values, self.count), added):
+                sum[part] -= numbers
+            raise
+        return squares
 
 
 def _beyond(f: Field, value: float) -> str:
@@ -227,15 +275,21 @@ class Total:
     def __post_init__(self) -> None:
         self.sum = np.zeros(self.layout.size, np.int64)
         self._double = np.empty(CHUNK, np.float64)
+        self._taken: set[tuple[str, str]] = set()
 
-    def add(self, vector: np.ndarray) -> float:
-        """Add one site's vector and return the L2 norm of its update; UpdateRefused, and no change, where it is not sound."""
-        check_form(vector, self.layout)
-        squares = {f.name: self._fold(vector, self.layout.span(f.name)) for f in self.layout.fields}
+    def add(self, vector: np.ndarray | Unwritten) -> float:
+        """Add one site's vector and return the L2 norm of its update; UpdateRefused, and no change, where it is not sound.
+
+        OutOfRange where it is `Unwritten`, and its site would have declined."""
+        if isinstance(vector, Unwritten):
+            squares = vector.add_to(self.sum)
+        else:
+            check_form(vector, self.layout)
+            squares = {f.name: self._fold(vector, self.layout.span(f.name)) for f in self.layout.fields}
         try:
             norm = check_size(vector, squares, self.layout, self.max_norm)
         except UpdateRefused:
-            self.sum -= vector  # exact, also where it wrapped: the sum is what it was
+            self.sum -= vector if isinstance(vector, np.ndarray) else vector.written()  # exact, also where it wrapped
             raise
         self.count += 1
         return norm
@@ -247,8 +301,15 @@ class Total:
             part = slice(start, min(start + CHUNK, span.stop))
             numbers, total = vector[part], self.sum[part]
             np.add(total, numbers, out=total)
-            squares += sum_of_squares(numbers, self._double)
+            double = self._double[: len(numbers)]
+            double[:] = numbers
+            squares += sum_of_squares(double)
         return squares
+
+    def include(self, sum: np.ndarray, count: int) -> None:
+        """Add the sum over `count` sites whose vectors were checked one by one by the same code, in a worker."""
+        np.add(self.sum, sum, out=self.sum)
+        self.count += count
 
     def put(self, vector: np.ndarray, count: int) -> None:
         """Take the sum over `count` sites, which nobody has seen one by one; UpdateRefused where it is beyond what they may send."""
@@ -270,8 +331,23 @@ class Total:
 
     def tensor(self, field_name: str, name: str, over: float = 1.0) -> np.ndarray:
         """The sum of one tensor divided by `over`, float64 [shape], w_i-weighted if its field is."""
-        slot = self.layout.slots[field_name][name]
+        slot = self._slot(field_name, name)
         return np.multiply(self.sum[slot.start : slot.stop], 1.0 / (self.layout.scale(field_name) * over)).reshape(slot.shape)
+
+    def take(self, field_name: str, name: str, over: float = 1.0) -> np.ndarray:
+        """`tensor`, made in the memory of the sum: no second copy of a model is held, and this part of the sum is used up."""
+        slot = self._slot(field_name, name)
+        self._taken.add((field_name, name))
+        whole, factor = self.sum[slot.start : slot.stop], 1.0 / (self.layout.scale(field_name) * over)
+        double = whole.view(np.float64)
+        for piece in pieces(len(whole), CHUNK):
+            double[piece] = whole[piece] * factor
+        return double.reshape(slot.shape)
+
+    def _slot(self, field_name: str, name: str) -> Slot:
+        if (field_name, name) in self._taken:
+            raise RuntimeError(f"the sum of {field_name} {name} was taken out already; ask once")
+        return self.layout.slots[field_name][name]
 
 
 UPDATE_FIELDS = ("weights", "buffers")  # whose norm is bounded
@@ -293,14 +369,15 @@ def check_form(vector: np.ndarray, layout: Layout) -> None:
         )
 
 
-def check_size(vector: np.ndarray, squares: Mapping[str, float], layout: Layout, max_norm: float) -> float:
+def check_size(vector: np.ndarray | Unwritten, squares: Mapping[str, float], layout: Layout, max_norm: float) -> float:
     """The L2 norm of a vector's update, once every number is in its range and the norm is not absurd; else UpdateRefused.
 
     squares: Σ v² of each field; it bounds every |v|, so that most vectors need no look at each number."""
-    weight, total = int(vector[layout.span(COUNT).start]) / layout.divisor, 0.0
+    count = vector.count if isinstance(vector, Unwritten) else int(vector[layout.span(COUNT).start])
+    weight, total = count / layout.divisor, 0.0
     for f in layout.fields:
         factor = layout.scale(f.name) * (weight if f.weighted else 1.0)
-        if squares[f.name] > (f.limit * factor) ** 2:
+        if squares[f.name] > (f.limit * factor) ** 2 and isinstance(vector, np.ndarray):
             part = vector[layout.span(f.name)]
             largest = max(-int(part.min()), int(part.max()))
             if largest > f.limit * factor + 1:  # + 1: rounding at the limit itself
@@ -316,17 +393,19 @@ def check_size(vector: np.ndarray, squares: Mapping[str, float], layout: Layout,
 def check(vector: np.ndarray, layout: Layout, max_norm: float) -> float:
     """The L2 norm of one site's update, once its vector is sound in form and size; else UpdateRefused."""
     check_form(vector, layout)
-    buffer = np.empty(CHUNK, np.float64)
-    spans = ((f.name, vector[layout.span(f.name)]) for f in layout.fields)
-    squares = {name: sum(sum_of_squares(part[piece], buffer) for piece in pieces(len(part), CHUNK)) for name, part in spans}
+    squares = dict.fromkeys(layout.by_name, 0.0)
+    for f in layout.fields:
+        part = vector[layout.span(f.name)]
+        for piece in pieces(len(part), CHUNK):
+            squares[f.name] += sum_of_squares(part[piece].astype(np.float64))
     return check_size(vector, squares, layout, max_norm)
 
 
-def sum_of_squares(numbers: np.ndarray, buffer: np.ndarray) -> float:
-    """Σ v² of up to CHUNK integers, in float64."""
-    double = buffer[: len(numbers)]
-    double[:] = numbers
-    return float(np.einsum("i,i", double, double))  # not dot: its threads would spin beside torch's
+def sum_of_squares(double: np.ndarray) -> float:
+    """Σ v², float64, by dot products so short that the library behind them starts no threads, which would spin beside torch's."""
+    if len(double) <= _DOT:
+        return float(np.dot(double, double))
+    return sum(float(np.dot(part, part)) for part in (double[piece] for piece in pieces(len(double), _DOT)))
 
 
 def pieces(size: int, most: int) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from typing import Any, NewType, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -61,7 +61,8 @@ Request = TrainRequest | EvaluateRequest | SecureRequest
 class ClientUpdate:
     """A site's contribution to a round's sums: one vector of fixed-point numbers, laid out by the run's `sums.Layout`.
 
-    vector: int64 or int32 [layout.size], the site's weight and figures of training among its fields.
+    vector: int64 or int32 [layout.size], the site's weight and figures of training among its fields; `Unwritten` only in a
+        loop that adds it up before its site's worker goes on.
     layout: the layout's digest, so that two parties who mean different numbers find out.
     work: examples that went through the model: what the simulated clock runs on.
     """
@@ -69,7 +70,7 @@ class ClientUpdate:
     site: SiteId
     round: int
     attempt: int
-    vector: np.ndarray
+    vector: Any
     layout: str
     work: int = 0
 
@@ -111,7 +112,29 @@ class SecureReply:
     messages: tuple[bytes, ...]
 
 
-Reply = ClientUpdate | Measured | SecureReply | Declined | Lost
+@dataclass(frozen=True)
+class Added:
+    """The site's update was sound and is in a sum where it was made, which comes as a `Subtotal`."""
+
+    site: SiteId
+    round: int
+
+
+@dataclass(frozen=True)
+class Subtotal:
+    """The sum of some sites' updates, each checked and added up where it was made, by a worker of the coordinator's own.
+
+    sum: int64 [layout.size].  norms: the L2 norm of each site's update, by its name.
+    """
+
+    round: int
+    attempt: int
+    sum: np.ndarray
+    norms: Mapping[SiteId, float]
+    layout: str
+
+
+Reply = ClientUpdate | Measured | SecureReply | Declined | Lost | Added
 
 RELATIONS = {"add_remove": "one added or removed", "replace_one": "one replaced", "zero_out": "one blanked"}
 
@@ -146,7 +169,8 @@ class Exchange(Protocol):
         ...
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
-        """Replies as they come, at most one a site, in any order; a site that is lost gives `Lost` or nothing.
+        """Replies as they come, at most one a site, in any order; a site that is lost gives `Lost` or nothing; those that
+        are `Added` are in a `Subtotal` that follows.
 
         The caller folds a reply before it asks for the next, so that no more than a few are ever held.
         """

@@ -82,7 +82,7 @@ def next_clip(clip: float, adaptive: Adaptive, share: float) -> float:
 
 @dataclass(frozen=True)
 class NoisySum:
-    """What a strategy is shown: the noisy sum over a public number of sites.  It has an aggregate's `mean`, and no more."""
+    """What a strategy is shown: the noisy sum over a public number of sites.  It has an aggregate's means, and no more."""
 
     total: Any
     count: int
@@ -93,6 +93,8 @@ class NoisySum:
         if field != "weights":
             raise ConfigError(f"{field}: site-level privacy releases the updates of trained weights alone")
         return self.values[name]
+
+    take_mean = mean
 
 
 class CentralNoise:

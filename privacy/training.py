@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedvision.data.site import Examples
+from fedvision.descent import Optimizer
 from fedvision.errors import ModelRefused
 from fedvision.protections import DpSgd
 from privacy.gradients import Clipping, Loss, UnitGradients
@@ -131,7 +132,7 @@ def train_privately(
     stepper: Stepper,
     examples: Examples,
     steps: int,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     source: Source,
     correct: Correct | None,
 ) -> None:

@@ -39,9 +39,15 @@ class Aggregate:
 
     def mean(self, field: str, name: str) -> Tensor:
         """Σ w_i x_i / Σ w_i, float64; Σ x_i / n for a field that is not weighted."""
+        return torch.from_numpy(self.total.tensor(field, name, self._over(field)))
+
+    def take_mean(self, field: str, name: str) -> Tensor:
+        """`mean`, in the memory of the sum, of which this part is used up."""
+        return torch.from_numpy(self.total.take(field, name, self._over(field)))
+
+    def _over(self, field: str) -> float:
         layout = self.total.layout
-        over = self.total.whole(COUNT) / layout.divisor if layout.by_name[field].weighted else self.count
-        return torch.from_numpy(self.total.tensor(field, name, over))
+        return self.total.whole(COUNT) / layout.divisor if layout.by_name[field].weighted else self.count
 
 
 class Updates:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fedvision.errors import RunFolderError
-from fedvision.tracking.folder import write_atomically
+from fedvision.tracking.folder import write_tensors
 from fedvision.types import SiteId
 
 
@@ -42,11 +42,11 @@ class Checkpoints:
         """Make `state` durable, then drop what is too old."""
         tensors: dict[str, Tensor] = {}
         for f in dataclasses.fields(state):
-            tensors |= {f"{f.name}/{name}": tensor.contiguous() for name, tensor in getattr(state, f.name).items()}
-        content = save(tensors, {"progress": json.dumps(dataclasses.asdict(progress))})
+            tensors |= {f"{f.name}/{name}": tensor for name, tensor in getattr(state, f.name).items()}
+        metadata = {"progress": json.dumps(dataclasses.asdict(progress))}
         if best:
-            write_atomically(self.folder / "best.safetensors", content)
-        write_atomically(self.folder / f"round-{progress.next_round}.safetensors", content)
+            write_tensors(self.folder / "best.safetensors", tensors, metadata)
+        write_tensors(self.folder / f"round-{progress.next_round}.safetensors", tensors, metadata)
         for old in self._files()[: -self.keep]:
             old.unlink()
 

@@ -18,7 +18,10 @@ from server.cohorts import cohort
 
 @dataclass
 class Evaluator:
-    """Measures a model as `evaluation` says.  own: the coordinator's examples by part; last: the newest sums, for the summary."""
+    """Measures a model as `evaluation` says.  own: the coordinator's examples by part; last: the newest sums, for the summary.
+
+    model: its architecture.  Its tensors are those that are being measured, and between two measurements it has none.
+    """
 
     experiment: Experiment
     run_id: str
@@ -28,6 +31,10 @@ class Evaluator:
     own: Mapping[str, Examples]
     device: torch.device
     last: dict[str, Sums]
+
+    def __post_init__(self) -> None:
+        self._blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self._blank, assign=True)
 
     def __call__(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any]:
         """{"server": {"validation", "test"} | None, "sites": what `OverSites` says of the models that the sites use | None,
@@ -47,6 +54,7 @@ class Evaluator:
             sums = measure(self.model, self.task, examples, self.experiment.evaluation.batch_size, self.device)
             self.last[f"server {part}"] = sums
             result[part] = self.task.metrics(sums) if sums else None
+        self.model.load_state_dict(self._blank, assign=True)
         return result
 
     def _sites(self, weights: State, round: int, counted: Mapping[SiteId, int], kept: str = "sites' test") -> dict[str, Any] | None:

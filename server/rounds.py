@@ -6,17 +6,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedvision.errors import RoundFailed, UpdateRefused
+from fedvision.errors import EngineError, OutOfRange, RoundFailed, UpdateRefused
 from fedvision.evaluation import criterion
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
-from fedvision.types import ClientUpdate, Declined, Exchange, Lost, SiteId, TrainRequest
+from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
 from privacy.averaging import delivered
 from server.aggregate import Aggregate, Updates
 from server.asynchronous import Arrivals, collect
 from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
+from server.memory import give_back
 from server.strategies import Strategy
 
 
@@ -58,11 +59,30 @@ class Attempt:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
         self.asked += [site for site in requests if site not in self.missing]
         self.missing |= {site: "no reply" for site in requests}
+        reply: Any  # a Reply, or a Subtotal
         for reply in exchange.ask(requests):
             began = time.perf_counter()
-            self._take(reply, requests, layout)
+            if isinstance(reply, Subtotal):
+                self._include(reply, requests, layout)
+            elif not isinstance(reply, Added):
+                self._take(reply, requests, layout)
             self.fold_seconds += time.perf_counter() - began
-            replied()
+            if not isinstance(reply, Subtotal):
+                replied()
+
+    def _include(self, part: Subtotal, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
+        """A worker's sum, of sites that were asked and have not answered."""
+        assert isinstance(self.sink, Total)
+        fits = all(site in requests and (part.round, part.attempt) == (requests[site].round, requests[site].attempt) for site in part.norms)
+        if not fits or part.layout != layout.digest or not part.norms.keys().isdisjoint(self.answered):
+            raise EngineError(
+                f"round {part.round}: a worker's sum is not over the sites that it was given; start the run again with --resume"
+            )
+        self.sink.include(part.sum, len(part.norms))
+        self.norms += part.norms.values()
+        self.answered += part.norms
+        for site in part.norms:
+            del self.missing[site]
 
     def _take(self, reply: Any, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
         site = reply.site
@@ -79,6 +99,8 @@ class Attempt:
         try:
             self.norms.append(self._add(reply, requests[site], layout))
             self.answered.append(site)
+        except OutOfRange as error:
+            self.declined[site] = f"out_of_range: {error}"
         except UpdateRefused as error:
             self.refused[site] = f"{error.code}: {error}"
 
@@ -145,6 +167,7 @@ class Rounds:
             folding, timed = attempt.fold_seconds, attempt.simulated
             attempt.let_go()
             del attempt  # with its sum: two models' worth that the next round will want
+            give_back(self.layout.size)
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock if timed is None else timed, self.exchange.busy() - busy
             last = number + 1 == federation.rounds

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from fedvision.algorithms import SEES_SINGLE_UPDATES, FedBuff
 from fedvision.data.site import Examples
@@ -22,7 +21,7 @@ from fedvision.experiment import Experiment, has_site_state
 from fedvision.fields import declare
 from fedvision.models import build, parts
 from fedvision.tasks import make_task
-from fedvision.tracking.folder import RunFolder, write_atomically
+from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
 from privacy.averaging import delivered
@@ -170,10 +169,12 @@ def summarise(
 
 def write_model(folder: RunFolder, weights: State) -> dict[str, Any]:
     """Write model.safetensors; its SHA-256 is that of the file's bytes, which depend on the tensors alone."""
-    content = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    write_atomically(folder.path / "model.safetensors", content)
+    path = folder.path / "model.safetensors"
+    write_tensors(path, weights)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     trained = sum(t.numel() for t in weights.values() if t.is_floating_point())
-    return {"model_sha256": hashlib.sha256(content).hexdigest(), "model_parameters": trained}
+    return {"model_sha256": digest.hexdigest(), "model_parameters": trained}
 
 
 def room_needed(experiment: Experiment, parameters: int, sites: int) -> int:

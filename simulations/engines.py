@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedvision.algorithms import SEES_SINGLE_UPDATES
 from fedvision.data.federation import Federated
 from fedvision.experiment import Experiment
 from fedvision.types import Exchange
@@ -32,7 +33,14 @@ def inline(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
 
     data = setting.data
     bench = Workbench.set_up(setting.experiment, data.shape, data.classes, len(data.sites), setting.states)
-    return conduct(Inline(data, bench))
+    return conduct(Inline(data, bench, straight=added_at_once(setting.experiment)))
+
+
+def added_at_once(experiment: Experiment) -> bool:
+    """Whether nobody holds an update on its way into the sum: no fault to play, no rule on single updates, nothing asynchronous, no
+    mask."""
+    held = experiment.conditions.any or experiment.secure_aggregation.enabled or experiment.privacy is not None
+    return not held and experiment.strategy.name not in SEES_SINGLE_UPDATES | {"fedbuff"}
 
 
 def ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:

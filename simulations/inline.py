@@ -10,10 +10,11 @@ from fedvision.types import Reply, Request, SiteId
 
 
 class Inline:
-    """One worker, one site after the other."""
+    """One worker, one site after the other.  straight: whether the caller adds each update up before it asks for the next."""
 
-    def __init__(self, data: Federated, bench: Workbench):
+    def __init__(self, data: Federated, bench: Workbench, straight: bool = False):
         self.data, self.bench = data, bench
+        self.bench.straight = straight
         self._busy = 0.0
 
     def sites(self) -> Sequence[SiteId]:

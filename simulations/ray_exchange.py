@@ -1,14 +1,16 @@
 """The exchange over Ray workers: each free worker gets the next sites, and replies come as they are made.
 
-A request's model travels once: it is put into Ray's shared memory, and workers read it there.  Replies lie there too
-until they are folded; each worker has at most two calls open, so that few replies wait, and no worker does.
+A request's model travels once: it is put into Ray's shared memory, and workers read it there.  Workers check updates and
+add them up, exactly, and send one sum each when all is done; where somebody must see single updates, these lie in shared
+memory until they are folded.  Each worker has at most two calls open, so that few replies wait, and no worker does.
 """
 
 import logging
 import math
 import secrets
 import time
-from collections import OrderedDict, deque
+import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +18,12 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
+from torch import Tensor
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import EvaluateRequest, Exchange, Lost, Reply, Request, SecureRequest, SiteId, State, TrainRequest
-from simulations.engines import Setting
+from fedvision.types import Added, EvaluateRequest, Exchange, Lost, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
+from simulations.engines import Setting, added_at_once
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
 from simulations.ray_trouble import Trouble, Troublemakers
@@ -31,7 +34,6 @@ T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
 CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
 CALL_BYTES = 24 << 20  # of replies in one call, so that few wait to be folded
-_BROADCASTS_KEPT = 4  # states in shared memory: this round's, and what its evaluation and the next round may use again
 
 
 def run_on_ray(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
@@ -54,11 +56,13 @@ def on_ray(setting: Setting) -> Iterator["OnRay"]:
 
 @dataclass
 class Call:
-    """Sites that one worker was asked about in one call.  since: when it began to work on them; None: not yet."""
+    """Sites that one worker was asked about in one call.  since: when it began to work on them; None: not yet.  sums: the call
+    asks for the sum of their updates."""
 
     hand: Hand
     asked: Sequence[Asked]
     since: float | None = None
+    sums: bool = False
 
 
 class OnRay:
@@ -66,67 +70,87 @@ class OnRay:
 
     def __init__(self, data: Federated, crew: Crew):
         self.data, self.crew = data, crew
+        self._straight = added_at_once(crew.experiment)
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
         self._trouble = Troublemakers()
         self._said = 0  # requests so far, which are known to the workers by number
-        self._states: OrderedDict[Any, tuple[State, Any]] = OrderedDict()
+        self._states: dict[Any, tuple[list[weakref.ref[Tensor]], Any]] = {}
 
     def sites(self) -> Sequence[SiteId]:
         """Every site of the partition."""
         return self.data.sites
 
-    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+    def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Any]:
         """Replies in the order in which workers make them.  A worker that dies or hangs is replaced, and its sites asked
         again; a site that it happens to each time (`simulations.ray_trouble`) is `Lost`."""
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
-    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Reply]:
+    def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Any]:
         self._said += 1
         message, kind = self._message(base), _kind(base)
         calls: dict[Any, Call] = {}
+        held: dict[Hand, list[Asked]] = {}  # whose updates a worker has added up, and not sent
+        told: set[SiteId] = set()
         trouble = self._trouble.begin()
         for site, why in trouble.out(queue):
             yield Lost(site, base.round, why)
-        while queue or calls:
+        while queue or calls or held:
             self._hand_out(message, kind, queue, calls, trouble.suspects)
+            if not queue:  # whoever is through sends its sum while the others still work
+                for hand in held.keys() - {call.hand for call in calls.values()}:
+                    calls[hand.actor.subtotal.remote(self._said)] = Call(hand, held.pop(hand), sums=True)
             done = self.crew.wait(calls, self._left(calls))
             if done is None:
                 for call in self._overdue(calls):
                     self.crew.hung(call.hand, [site for site, _ in call.asked])
-                    yield from self._again(base, queue, calls, call, trouble, "hung")
+                    yield from self._again(base, queue, calls, held, call, trouble, "hung")
                 continue
-            done = next(
-                reference for reference, call in calls.items() if call.hand is calls[done].hand
-            )  # the oldest is the first to be done
+            done, call = next((r, call) for r, call in calls.items() if call.hand is calls[done].hand)  # the oldest is the first to be done
             try:
                 answers = ray.get(done)
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                call = calls[done]
-                self.crew.died(call.hand, error, trouble.known(call.asked))
-                yield from self._again(base, queue, calls, call, trouble, "died")
+                self.crew.died(call.hand, error, None if call.sums else trouble.known(call.asked))
+                yield from self._again(base, queue, calls, held, call, trouble, "died")
                 continue
             del calls[done], done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
+            if isinstance(answers, Subtotal):
+                yield answers
+                continue
+            added = {reply.site for reply in answers.replies if isinstance(reply, Added)}
+            if added:
+                held.setdefault(call.hand, []).extend(asked for asked in call.asked if asked[0] in added)
             self._hand_out(message, kind, queue, calls, trouble.suspects)
             self._worked += answers.seconds
             self._pace[kind] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
                 logging.getLogger(name).log(level, "%s", text)
-            yield from answers.replies
+            yield from (reply for reply in answers.replies if reply.site not in told)
+            told |= added
 
     def _first(self, calls: Mapping[Any, Call], hand: Hand) -> Call:
         """The call that a hand is working on: the oldest of its open ones."""
         return next(call for call in calls.values() if call.hand is hand)
 
-    def _again(self, base: Request, queue: deque[Asked], calls: dict[Any, Call], lost: Call, trouble: Trouble, how: str) -> Iterator[Lost]:
+    def _again(
+        self,
+        base: Request,
+        queue: deque[Asked],
+        calls: dict[Any, Call],
+        held: dict[Hand, list[Asked]],
+        lost: Call,
+        trouble: Trouble,
+        how: str,
+    ) -> Iterator[Lost]:
         """Ask again whoever was with a hand that is gone; but not for ever a site that takes its worker with it."""
+        queue.extendleft(reversed(held.pop(lost.hand, [])))
         for reference in [reference for reference, call in calls.items() if call.hand is lost.hand]:
             call = calls.pop(reference)
             queue.extendleft(reversed(call.asked))
-        for site, why in trouble.blame(lost.asked, how, queue):
+        for site, why in () if lost.sums else trouble.blame(lost.asked, how, queue):
             log.warning("site %s, round %d: %s", site, base.round, why)
             yield Lost(site, base.round, why)
 
@@ -176,7 +200,7 @@ class OnRay:
         """Many small sites, or one large one; fewer and fewer, so that all workers end together."""
         fair = math.ceil(left / (OPEN_CALLS * len(self.crew.hands)))
         quick = CALL_SECONDS / max(self._pace[kind], 1e-6) if kind in self._pace else 1
-        room = CALL_BYTES // self.crew.vector_bytes if kind in VECTORS else left
+        room = CALL_BYTES // self.crew.vector_bytes if kind in VECTORS and not self._straight else left
         return max(1, int(min(fair, quick, room)))
 
     def _message(self, base: Request) -> tuple[Any, ...]:
@@ -185,14 +209,13 @@ class OnRay:
         return (with_states(base, {name: {} for name in states}), tuple(states), *(self._shared(state) for state in states.values()))
 
     def _shared(self, state: State) -> Any:
-        """A reference to `state` in shared memory, where the same tensors are put once.  They never change in place, and
-        are held here, so that their identities stay theirs."""
+        """A reference to `state` in shared memory, where the same tensors are put once, and let go when they are."""
+        for key in [key for key, (tensors, _) in self._states.items() if any(tensor() is None for tensor in tensors)]:
+            del self._states[key]
         key = tuple((name, id(tensor)) for name, tensor in state.items())
         if key not in self._states:
-            self._states[key] = (state, ray.put({name: tensor.detach().cpu().numpy() for name, tensor in state.items()}))
-        self._states.move_to_end(key)
-        while len(self._states) > _BROADCASTS_KEPT:
-            self._states.popitem(last=False)
+            arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+            self._states[key] = ([weakref.ref(tensor) for tensor in state.values()], ray.put(arrays))
         return self._states[key][1]
 
     def clock(self) -> float:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from fedvision.data.federation import Federated
     from fedvision.data.partition import Partition
     from fedvision.experiment import Experiment
-    from fedvision.types import Reply, Request, SiteId, State
+    from fedvision.sums import Total
+    from fedvision.types import Reply, Request, SiteId, State, Subtotal
 
 PROBE = ".seen-by-workers"  # file among the sites' states, so that a worker finds out whether its folder is the same one
 Arrays = Mapping[str, "np.ndarray"]
@@ -83,9 +84,12 @@ class Worker:
         import ray
 
         from clients.workbench import Workbench
+        from simulations.engines import added_at_once
 
         self._data = data = _open(job)
         self._bench = bench = Workbench.set_up(job.experiment, data.shape, data.classes, len(data.sites), job.states)
+        bench.straight = added_at_once(job.experiment)
+        self._total: Total | None = None
         node = ray.get_runtime_context().get_node_id()
         return Ready(
             node, os.getpid(), bench.layout.size * bench.layout.dtype.itemsize, bench.device.type,
@@ -96,6 +100,15 @@ class Worker:
         """Keep request `number`, which the sites named later are asked; its `states` lie in shared memory, unwritable."""
         tensors = dict(zip(names, map(_tensors, states), strict=True))
         self._heard = {number: with_states(request, tensors)}
+        self._begin()
+
+    def _begin(self) -> None:
+        """An empty sum, where updates are added up here."""
+        from fedvision.sums import Total
+
+        self._norms: dict[SiteId, float] = {}
+        if self._bench.straight:
+            self._total = Total(self._bench.layout, self._bench.experiment.federation.max_update_norm)
 
     def answer(self, number: int, asked: Sequence[Asked]) -> Answers:
         """The replies of some sites to the request heard last."""
@@ -107,8 +120,34 @@ class Worker:
         replies = []
         for site, own in asked:
             suffer(self._bench.experiment.conditions, site, request, self._bench.states.folder)
-            replies.append(answer_for(for_site(request, own), site, self._data, self._bench))
+            replies.append(self._added(answer_for(for_site(request, own), site, self._data, self._bench)))
         return Answers(replies, time.perf_counter() - began, self._log.take())
+
+    def _added(self, reply: "Reply") -> "Reply":
+        """What to send for `reply`: an update that is sound stays here, in the sum."""
+        from fedvision.errors import OutOfRange, UpdateRefused
+        from fedvision.types import Added, ClientUpdate, Declined
+
+        if self._total is None or not isinstance(reply, ClientUpdate):
+            return reply
+        try:
+            self._norms[reply.site] = self._total.add(reply.vector)
+        except OutOfRange as error:
+            return Declined(reply.site, reply.round, "out_of_range", str(error))
+        except UpdateRefused:  # for the coordinator to see and refuse
+            return replace(reply, vector=reply.vector.written())
+        return Added(reply.site, reply.round)
+
+    def subtotal(self, number: int) -> "Subtotal":
+        """The sum of all that was added since the last one."""
+        from fedvision.types import Subtotal, TrainRequest
+
+        request = self._heard[number]
+        assert self._total is not None
+        assert isinstance(request, TrainRequest)
+        given = Subtotal(request.round, request.attempt, self._total.sum, self._norms, self._bench.layout.digest)
+        self._begin()
+        return given
 
 
 def shared_part(request: "Request") -> tuple["Request", Own]:

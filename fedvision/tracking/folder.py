@@ -17,19 +17,24 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedvision.errors import RunFolderError
 from fedvision.experiment import Experiment, load
 from fedvision.schema import render
 from fedvision.tracking.environment import differences, environment
 
-__all__ = ["RunFolder", "differences", "environment", "write_atomically"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["RunFolder", "differences", "environment", "write_atomically", "write_tensors"]
 
 RUNS = Path("runs")
 
@@ -185,20 +190,44 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     RunFolderError where it cannot be written.
     """
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """`tensors` at `path` as safetensors, written from where they lie: no second copy of a model is made.  Otherwise as
+    `write_atomically`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with _replacing(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write, which takes its place, durably, when the block ends well."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise _unwritable(path, error) from None
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        os.fsync(handle)
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a run is read by colleagues
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from None
+    finally:
+        os.close(handle)
     _sync_folder(path.parent)
 
 

@@ -76,14 +76,15 @@ def moved(model: State, *steps: Steps) -> dict[str, Tensor]:
     time, so that no second model of float64 is ever held."""
     result = dict(model)
     for name, step in chain.from_iterable(steps):
-        result[name] = step.add_(model[name]).to(model[name].dtype)
+        result[name] = step.add_(model[name]).to(model[name].dtype, copy=True)  # never a piece of the sum's memory
     return result
 
 
 def means(sent: Any, field: str, rate: float = 1.0) -> Steps:
-    """rate times the mean update of each tensor of a field, float64 and the caller's; nothing where the run has no such field."""
+    """rate times the mean update of each tensor of a field, float64, in the memory of the sum, to be used up at once; nothing where
+    the run has no such field."""
     for name in sent.total.layout.slots.get(field, {}):
-        yield name, sent.mean(field, name).mul_(rate)
+        yield name, sent.take_mean(field, name).mul_(rate)
 
 
 def combined(sent: Any, field: str, rule: Callable[[np.ndarray], np.ndarray], rate: float = 1.0) -> Steps:

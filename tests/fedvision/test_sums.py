@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedvision.errors import ConfigError, OutOfRange, UpdateRefused
-from fedvision.sums import CHUNK, COUNT, Encoder, Field, Layout, Total
+from fedvision.sums import CHUNK, COUNT, Encoder, Field, Layout, Total, Unwritten
 
 
 def layout(size: int = 3, bits: int = 64, most: int = 4, limit: float = 16.0, divisor: int = 1000) -> Layout:
@@ -148,3 +148,38 @@ def test_two_layouts_that_mean_other_numbers_have_other_digests() -> None:
         layout(divisor=7).digest,
     }
     assert len(digests) == 6 and layout().digest == layout().digest
+
+
+def unwritten(of: Layout, numbers: np.ndarray, count: int) -> Unwritten:
+    return Unwritten(Encoder(of), {"weights": {"w": np.asarray(numbers, np.float32)}, "loss": 0.5, COUNT: count}, count)
+
+
+@pytest.mark.parametrize("size", [1, 3, CHUNK, 2 * CHUNK + 5])
+def test_a_vector_that_is_never_written_adds_the_same_bits_and_the_same_norm(size: int) -> None:
+    here, numbers = layout(size=size), np.random.default_rng(1).normal(size=size)
+    written, straight = Total(here), Total(here)
+    assert written.add(vector(here, numbers, 7)) == straight.add(unwritten(here, numbers, 7))
+    assert np.array_equal(written.sum, straight.sum)
+    assert written.count == straight.count == 1
+
+
+@pytest.mark.parametrize("bad", [16.001, -17.0, np.nan, np.inf])
+def test_a_number_beyond_its_range_met_half_way_leaves_the_sum_as_it_was(bad: float) -> None:
+    here = layout(size=2 * CHUNK)
+    numbers = np.ones(2 * CHUNK)
+    numbers[-1] = bad
+    sound = total(here, vector(here, np.ones(2 * CHUNK), 5))
+    before = sound.sum.copy()
+    with pytest.raises(OutOfRange):
+        sound.add(unwritten(here, numbers, 3))
+    assert np.array_equal(sound.sum, before)
+    assert sound.count == 1
+
+
+def test_an_unwritten_update_of_an_absurd_norm_is_refused_and_leaves_the_sum_as_it_was() -> None:
+    here = layout()
+    sound = total(here, vector(here, [1.0, 1.0, 1.0], 5), max_norm=5.0)
+    before = sound.sum.copy()
+    with pytest.raises(UpdateRefused, match=r"norm 17\.3"):
+        sound.add(unwritten(here, np.array([10.0, 10.0, 10.0]), 5))
+    assert np.array_equal(sound.sum, before)
