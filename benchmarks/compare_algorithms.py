@@ -3,12 +3,13 @@
     python benchmarks/compare_algorithms.py [--out benchmarks/results/compare_algorithms.json] [--only shards fair …]
 
 Each algorithm's learning rates and its own number are tuned by the problem's own figure on two seeds (100, 101), as many
-combinations for each, and measured on five others (0 to 4), which also draw another partition.  A difference to FedAvg is
-over the same seeds, with its 95 % interval (Student's t, 4 degrees of freedom).  Every run is kept, so that a second call
+combinations for each, and measured on ten others (0 to 9), which also draw other partitions.  A difference to FedAvg is
+over the same seeds, with its 95 % interval (Student's t, 9 degrees of freedom).  Every run is kept, so that a second call
 goes on where the first one stopped; the tables are printed at the end, as docs/algorithms.md has them.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import sys
@@ -26,8 +27,8 @@ from fedvision.schema import validate
 from simulations.run import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-TUNED_ON, MEASURED_ON = (100, 101), (0, 1, 2, 3, 4)
-T_95 = 2.776  # of Student's t with 4 degrees of freedom, two-sided
+TUNED_ON, MEASURED_ON = (100, 101), tuple(range(10))
+T_95 = 2.262  # of Student's t with 9 degrees of freedom, two-sided
 Settings = dict[str, Any]
 RATES = [0.1, 0.3, 1.0]
 
@@ -141,17 +142,33 @@ PROBLEMS: dict[str, Problem] = {
         {"mean of the sites": of_sites("mean"), "worst site": of_sites("worst")},
     ),
     "fair": Problem(
-        "Dirichlet 0.3 over 20 sites, all of them in each of 15 rounds: accuracy of the shared model on the sites' own test data",
+        "Dirichlet 0.3 over 20 sites, all of them in each of 30 rounds: accuracy of the shared model on the sites' own test data",
         {
             "partition": {"scheme": "dirichlet", "sites": 20, "alpha": 0.3, "min_examples": 10},
-            "federation": {"rounds": 15, "weighting": "uniform"},
+            "federation": {"rounds": 30, "weighting": "uniform"},
             "training": {"batch_size": 16, "epochs": 1, "learning_rate": RATES},
-            "evaluation": {"sites": "all", "every": 15},
+            "evaluation": {"sites": "all", "every": 30},
         },
         {
-            "fedavg": {"strategy": strategy("fedavg", server_learning_rate=[1.0, 1.5, 2.0])},
-            "qfedavg": {"strategy": strategy("qfedavg", q=[0.1, 1.0, 3.0])},
-            "afl": {"strategy": strategy("afl", mixture_learning_rate=[0.01, 0.1, 1.0])},
+            "fedavg": {"strategy": strategy("fedavg", server_learning_rate=[0.7, 1.0, 1.5, 2.0])},
+            "qfedavg": {"strategy": strategy("qfedavg", q=[0.1, 1.0], server_learning_rate=[1.0, 2.0])},
+            "afl": {"strategy": strategy("afl", mixture_learning_rate=[0.01, 0.1], server_learning_rate=[1.0, 1.5])},
+        },
+        {"worst tenth of the sites": tenth, "mean of the sites": of_sites("mean"), "spread over the sites": of_sites("spread")},
+    ),
+    "small": Problem(
+        "the same, but the model's hidden layer has 4 units, too few for all sites at once: accuracy on the sites' own test data",
+        {
+            "partition": {"scheme": "dirichlet", "sites": 20, "alpha": 0.3, "min_examples": 10},
+            "model": {"name": "mlp", "width": 4},
+            "federation": {"rounds": 30, "weighting": "uniform"},
+            "training": {"batch_size": 16, "epochs": 1, "learning_rate": RATES},
+            "evaluation": {"sites": "all", "every": 30},
+        },
+        {
+            "fedavg": {"strategy": strategy("fedavg", server_learning_rate=[0.7, 1.0, 1.5, 2.0])},
+            "qfedavg": {"strategy": strategy("qfedavg", q=[1.0, 3.0], server_learning_rate=[1.0, 3.0])},
+            "afl": {"strategy": strategy("afl", mixture_learning_rate=[0.03, 0.1], server_learning_rate=[1.0, 1.5])},
         },
         {"worst tenth of the sites": tenth, "mean of the sites": of_sites("mean"), "spread over the sites": of_sites("spread")},
     ),
@@ -211,6 +228,13 @@ def merged(*blocks: Settings) -> Settings:
     return whole
 
 
+def chosen(problem: str, settings: Settings) -> Settings:
+    """What of the settings was tuned."""
+    spec = PROBLEMS[problem]
+    grids = merged(spec.setting, spec.algorithms[settings["strategy"]["name"]])
+    return {key: settings[s][key] for s, block in grids.items() for key, value in block.items() if isinstance(value, list)}
+
+
 class Runs:
     """The figures of every run so far, by what was run; kept in a file as they come."""
 
@@ -221,7 +245,8 @@ class Runs:
 
     def figures(self, problem: str, settings: Settings, seed: int) -> dict[str, float]:
         """What a run ends at; from the file where it is there."""
-        key = f"{problem} {seed} {json.dumps(settings, sort_keys=True)}"
+        spelled = json.dumps(settings, sort_keys=True)
+        key = f"{problem} {settings['strategy']['name']} {chosen(problem, settings)} seed {seed} #{hashlib.sha256(spelled.encode()).hexdigest()[:8]}"
         if key not in self.kept:
             began = time.process_time()
             wanted = validate(Experiment, {**merged(COMMON, settings), "seed": seed}, key)
@@ -257,9 +282,7 @@ def table(runs: Runs, problem: str) -> dict[str, Any]:
     spec, rows, plain = PROBLEMS[problem], {}, {}
     for algorithm in spec.algorithms:
         settings = tuned(runs, problem, algorithm)
-        grids = merged(spec.setting, spec.algorithms[algorithm])
-        chosen = {key: settings[s][key] for s, block in grids.items() for key, value in block.items() if isinstance(value, list)}
-        row: dict[str, Any] = {"tuned": chosen, "figures": {}}
+        row: dict[str, Any] = {"tuned": chosen(problem, settings), "figures": {}}
         for condition, change in {"": {}, **spec.also}.items():
             found = [runs.figures(problem, merged({**settings, **change}), seed) for seed in MEASURED_ON]
             for name in spec.figures:
