@@ -11,6 +11,7 @@ from clients.private import train_at_site
 from clients.recipe import learn
 from clients.training import Correct, learning_rate, mean_loss
 from clients.workbench import Workbench
+from fedvision.data.federation import Federated
 from fedvision.data.site import Site
 from fedvision.errors import OutOfRange
 from fedvision.evaluation import measure
@@ -36,10 +37,22 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
     except OutOfRange as error:
         return Declined(site.id, request.round, "out_of_range", str(error))
     except Exception as error:  # the boundary of a site: its failure is a value, so that the other sites go on
-        log.exception("site %s, round %d", site.id, request.round)
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
-        return Declined(site.id, request.round, "error", place)
+        return _failed(site.id, request, "error", error)
+
+
+def answer_for(request: Request, id: SiteId, data: Federated, bench: Workbench) -> Reply:
+    """The reply of the site `id` of `data`, which is opened here: where it cannot be, that is the site's `Declined` too."""
+    try:
+        site = data.site(id)
+    except Exception as error:  # a data set of one's own may raise anything
+        return _failed(id, request, "cannot_open", error)
+    return answer(request, site, bench)
+
+
+def _failed(site: SiteId, request: Request, code: str, error: Exception) -> Declined:
+    log.exception("site %s, round %d", site, request.round)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Declined(site, request.round, code, f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}")
 
 
 def _evaluate(request: EvaluateRequest, site: Site, bench: Workbench) -> Measured:

@@ -11,7 +11,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.answer import answer
+from clients.answer import answer_for
 from clients.workbench import Workbench
 from fedvision.brought import refuse_from_outside
 from fedvision.data.federation import Federated, open_federated
@@ -80,7 +80,7 @@ def _answer(message: Message, context: Context) -> Reply:
     site = mine.data.sites[number]
     if site != asked:
         return Declined(site, request.round, "not_me", "the request is for another site than this node's")
-    return answer(request, mine.data.site(site), mine.bench)
+    return answer_for(request, site, mine.data, mine.bench)
 
 
 def _declined(message: Message, error: Exception) -> Declined:

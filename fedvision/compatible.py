@@ -59,12 +59,31 @@ def complaints(e: "Experiment") -> Iterator[str]:
         )
     if e.engine.address is not None and e.engine.name != "ray":
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
+    if e.engine.site_seconds is not None and e.engine.name != "ray":
+        yield (
+            f"engine.site_seconds = {e.engine.site_seconds:g} and engine.name = {e.engine.name} exclude each other: it cannot be left in the middle of "
+            "a site; use ray, or set site_seconds to null and wait"
+        )
+    yield from _fault_complaints(e)
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
     if e.engine.name == "vmap":
         yield from _vmap_complaints(e)
     if e.secure_aggregation.enabled:
         yield from _masking_complaints(e)
+
+
+def _fault_complaints(e: "Experiment") -> Iterator[str]:
+    """Which simulated faults an engine cannot show."""
+    for site, kind in e.conditions.misbehaving.items():
+        if kind in {"hang", "hang_once", "die", "die_once"}:
+            if e.engine.name != "ray":
+                yield (
+                    f"conditions.misbehaving = {{{site}: {kind}}} and engine.name = {e.engine.name} exclude each other: it is done to the process that "
+                    "works for the site, and here that cannot be replaced; use ray"
+                )
+            elif kind.startswith("hang") and e.engine.site_seconds is None:
+                yield f"conditions.misbehaving = {{{site}: {kind}}} needs engine.site_seconds, after which the worker is ended"
 
 
 def _strategy_complaints(e: "Experiment") -> Iterator[str]:

@@ -40,6 +40,13 @@ class Federation(Section):
     max_update_norm: float = Field(1e4, gt=0, description="largest L2 norm of one site's update; above it the update is refused")
 
 
+Misbehaviour = Literal[
+    "nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise", "opposite",
+    "hang", "hang_once", "die", "die_once",
+]  # fmt: skip
+AT_WORKERS = {"hang", "hang_once", "die", "die_once"}  # done to the process that works for the site: on ray only
+
+
 class Conditions(Section):
     """What goes wrong in a simulation, drawn by name: the same on every engine."""
 
@@ -48,15 +55,15 @@ class Conditions(Section):
     seconds_per_example: float = Field(0.001, ge=0, description="simulated time that a site takes, seconds per trained example")
     speed_sigma: float = Field(0.0, ge=0, le=5, description="σ of the log of the sites' slowness; 0 = all alike")
     deadline: float | None = Field(None, gt=0, description="replies later than this are not counted, simulated seconds; null = none")
-    misbehaving: dict[
-        str,
-        Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise", "opposite"],
-    ] = Field(default_factory=dict, description="sites that send rubbish, by name, and which: a test of the coordinator's checks")
+    misbehaving: dict[str, Misbehaviour] = Field(
+        default_factory=dict,
+        description="sites that send rubbish or take their worker with them, by name, and how: a test of the coordinator and of the engine",
+    )
 
     @property
     def any(self) -> bool:
         """Whether anything at all is simulated to go wrong or to take time."""
-        return bool(self.absent or self.dropout or self.deadline or self.misbehaving)
+        return bool(self.absent or self.dropout or self.speed_sigma or self.deadline or self.misbehaving)
 
 
 class Encoding(Section):
@@ -93,6 +100,11 @@ class Engine(Section):
     gpus_per_worker: float = Field(0.0, ge=0, le=16, description="share of a GPU that Ray gives each worker, e.g. 0.5")
     address: str | None = Field(None, description="of a Ray cluster that is already up; null = start one here")
     max_restarts: int = Field(10, ge=0, description="how often dead workers are replaced before the run stops")
+    site_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="longest that a worker may take for one site, wall seconds (ray); longer, and it is replaced; null = no limit",
+    )
 
 
 class Tracking(Section):

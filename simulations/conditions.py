@@ -4,13 +4,18 @@ All of it is drawn by name, around any exchange, so that the same things go wron
 (`fedvision.pace`).
 """
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from fedvision.errors import ConfigError
-from fedvision.experiment import Conditions
+from fedvision.experiment import AT_WORKERS, Conditions
 from fedvision.pace import seconds
 from fedvision.seeds import stream
 from fedvision.sums import COUNT, Layout
@@ -73,7 +78,7 @@ class Troubled:
 
     def _misbehave(self, update: ClientUpdate) -> Reply:
         kind = self.conditions.misbehaving.get(update.site)
-        return update if kind is None else MISBEHAVIOURS[kind](update, self.layout)
+        return MISBEHAVIOURS[kind](update, self.layout) if kind in MISBEHAVIOURS else update
 
     def clock(self) -> float:
         """Simulated seconds since the run began."""
@@ -86,6 +91,23 @@ class Troubled:
     def close(self) -> None:
         """Let the exchange go."""
         self.exchange.close()
+
+
+def suffer(conditions: Conditions, site: SiteId, request: Request, states: Path) -> None:
+    """What a site that is to hang or to die does to the process that is about to train it; …_once: the first time only, which
+    a file in `states` remembers."""
+    kind = conditions.misbehaving.get(site, "")
+    if kind not in AT_WORKERS or _training(request) is None:
+        return
+    if kind.endswith("_once"):
+        mark = states / f".{kind}.{quote(site, safe='')}"
+        if mark.exists():
+            return
+        mark.touch()
+    if kind.startswith("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    while True:  # until engine.site_seconds have passed
+        time.sleep(3600)
 
 
 def _training(request: Request) -> TrainRequest | None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from ray.exceptions import (
 from fedvision.errors import EngineError, FedvisionError
 from fedvision.experiment import has_site_state
 from fedvision.tracking.environment import differences, environment
+from fedvision.types import SiteId
 from simulations.engines import Setting
 from simulations.ray_cluster import START_SECONDS, Cluster, in_a_line
 from simulations.ray_worker import Job, Ready
@@ -63,10 +64,11 @@ class Crew:
         """The hands that can be given work."""
         return [hand for hand in self.hands if hand.coming is None]
 
-    def wait(self, work: Iterable[Any]) -> Any | None:
-        """The first of `work`'s references to be there, or None when something else has happened."""
+    def wait(self, work: Iterable[Any], seconds: float | None = None) -> Any | None:
+        """The first of `work`'s references to be there, or None when something else has happened, or `seconds` have passed."""
         coming = {hand.coming: hand for hand in self.hands if hand.coming is not None}
-        done, _ = ray.wait([*work, *coming], num_returns=1, timeout=_LOOK_SECONDS if coming else None)
+        limits = [limit for limit in (_LOOK_SECONDS if coming else None, seconds) if limit is not None]
+        done, _ = ray.wait([*work, *coming], num_returns=1, timeout=min(limits, default=None))
         if done and done[0] not in coming:
             return done[0]
         if done:
@@ -79,24 +81,37 @@ class Crew:
                 )
         return None
 
-    def died(self, hand: Hand, error: RayError) -> None:
-        """Put another worker in the place of `hand`; EngineError where that has been done too often."""
+    def died(self, hand: Hand, error: RayError, site: SiteId | None = None) -> None:
+        """Put another worker in the place of `hand`; EngineError where that has been done too often.
+        site: whose fault it is, where that is known: it does not count then."""
         if hand.gone:
             return
-        hand.gone = True
-        self.cluster.dismiss(hand.actor)
         what = f"Ray worker {hand.number} ({hand.who}) died: {in_a_line(error)}"
-        log.warning(what)
         most = self.experiment.engine.max_restarts
-        if self._restarts >= most:
+        if site is None and self._restarts >= most:
+            log.warning(what)
             raise EngineError(
                 f"{what}; engine.max_restarts = {most} replacements are used up: look whether memory is short (fewer workers, smaller "
                 "training.batch_size), or raise it"
             ) from error
-        self._restarts += 1
-        self.setting.say(
-            f"worker {hand.number} ({hand.who}) died and is replaced ({self._restarts} of at most {most}); its sites are asked again"
+        self._restarts += site is None
+        self._replace(hand, what)
+        counted = f"{self._restarts} of at most {most}" if site is None else f"site {site} has done it before"
+        self.setting.say(f"worker {hand.number} ({hand.who}) died and is replaced ({counted}); its sites are asked again")
+
+    def hung(self, hand: Hand, sites: Sequence[SiteId]) -> None:
+        """End a worker that does not come back from `sites`, and put another in its place."""
+        which = sites[0] if len(sites) == 1 else f"one of {sites[0]} to {sites[-1]}"
+        self._replace(
+            hand,
+            f"Ray worker {hand.number} ({hand.who}) was ended: site {which} took longer than engine.site_seconds = "
+            f"{self.experiment.engine.site_seconds:g}",
         )
+
+    def _replace(self, hand: Hand, what: str) -> None:
+        hand.gone = True
+        self.cluster.dismiss(hand.actor)
+        log.warning(what)
         self.hands[self.hands.index(hand)] = self._greeted(hand.number, self.cluster.hire())
 
     def _greeted(self, number: int, actor: Any) -> Hand:

@@ -11,7 +11,7 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,12 +22,14 @@ from torch import Tensor
 
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
-from fedvision.types import Added, EvaluateRequest, Exchange, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
+from fedvision.types import Added, EvaluateRequest, Exchange, Lost, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
 from simulations.engines import Setting, added_at_once
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, plain
+from simulations.ray_trouble import Trouble, Troublemakers
 from simulations.ray_worker import PROBE, Asked, Job, shared_part, states_of, with_states
 
+log = logging.getLogger("fedvision.ray")
 T = TypeVar("T")
 OPEN_CALLS = 2  # of one worker: one that it works on, and one that it finds when that is done
 CALL_SECONDS = 0.1  # worth of small sites in one call, so that Ray's own 3 ms a call (of all its processes) hardly show
@@ -52,13 +54,15 @@ def on_ray(setting: Setting) -> Iterator["OnRay"]:
         yield OnRay(setting.data, Crew(cluster, setting, job))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """Sites that one worker was asked about in one call."""
+    """Sites that one worker was asked about in one call.  since: when it began to work on them; None: not yet.  sums: the call
+    asks for the sum of their updates."""
 
     hand: Hand
-    number: int
     asked: Sequence[Asked]
+    since: float | None = None
+    sums: bool = False
 
 
 class OnRay:
@@ -69,6 +73,7 @@ class OnRay:
         self._straight = added_at_once(crew.experiment)
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
+        self._trouble = Troublemakers()
         self._said = 0  # requests so far, which are known to the workers by number
         self._states: dict[Any, tuple[list[weakref.ref[Tensor]], Any]] = {}
 
@@ -77,57 +82,119 @@ class OnRay:
         return self.data.sites
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Any]:
-        """Replies in the order in which workers make them.  A worker that dies is replaced, and its sites asked again."""
+        """Replies in the order in which workers make them.  A worker that dies or hangs is replaced, and its sites asked
+        again; a site that it happens to each time (`simulations.ray_trouble`) is `Lost`."""
         for base, asked in _by_message(requests):
             yield from self._ask(base, deque(asked))
 
     def _ask(self, base: Request, queue: deque[Asked]) -> Iterator[Any]:
         self._said += 1
-        message = self._message(base)
+        message, kind = self._message(base), _kind(base)
         calls: dict[Any, Call] = {}
         held: dict[Hand, list[Asked]] = {}  # whose updates a worker has added up, and not sent
         told: set[SiteId] = set()
+        trouble = self._trouble.begin()
+        for site, why in trouble.out(queue):
+            yield Lost(site, base.round, why)
         while queue or calls or held:
-            self._hand_out(message, _kind(base), queue, calls)
+            self._hand_out(message, kind, queue, calls, trouble.suspects)
             if not queue:  # whoever is through sends its sum while the others still work
                 for hand in held.keys() - {call.hand for call in calls.values()}:
-                    calls[hand.actor.subtotal.remote(self._said)] = Call(hand, self._said, held.pop(hand))
-            if (done := self.crew.wait(calls)) is None:
+                    calls[hand.actor.subtotal.remote(self._said)] = Call(hand, held.pop(hand), sums=True)
+            done = self.crew.wait(calls, self._left(calls))
+            if done is None:
+                for call in self._overdue(calls):
+                    self.crew.hung(call.hand, [site for site, _ in call.asked])
+                    yield from self._again(base, queue, calls, held, call, trouble, "hung")
                 continue
-            call = calls.pop(done)
+            done, call = next((r, call) for r, call in calls.items() if call.hand is calls[done].hand)  # the oldest is the first to be done
             try:
                 answers = ray.get(done)
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                queue.extendleft(reversed([*held.pop(call.hand, []), *call.asked]))
-                self.crew.died(call.hand, error)
+                self.crew.died(call.hand, error, None if call.sums else trouble.known(call.asked))
+                yield from self._again(base, queue, calls, held, call, trouble, "died")
                 continue
-            del done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
+            del calls[done], done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
             if isinstance(answers, Subtotal):
                 yield answers
                 continue
             added = {reply.site for reply in answers.replies if isinstance(reply, Added)}
             if added:
                 held.setdefault(call.hand, []).extend(asked for asked in call.asked if asked[0] in added)
-            self._hand_out(message, _kind(base), queue, calls)
+            self._hand_out(message, kind, queue, calls, trouble.suspects)
             self._worked += answers.seconds
-            self._pace[_kind(base)] = answers.seconds / len(answers.replies)
+            self._pace[kind] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
                 logging.getLogger(name).log(level, "%s", text)
             yield from (reply for reply in answers.replies if reply.site not in told)
             told |= added
 
-    def _hand_out(self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call]) -> None:
-        """Give every able hand its next sites, up to OPEN_CALLS calls."""
+    def _first(self, calls: Mapping[Any, Call], hand: Hand) -> Call:
+        """The call that a hand is working on: the oldest of its open ones."""
+        return next(call for call in calls.values() if call.hand is hand)
+
+    def _again(
+        self,
+        base: Request,
+        queue: deque[Asked],
+        calls: dict[Any, Call],
+        held: dict[Hand, list[Asked]],
+        lost: Call,
+        trouble: Trouble,
+        how: str,
+    ) -> Iterator[Lost]:
+        """Ask again whoever was with a hand that is gone; but not for ever a site that takes its worker with it."""
+        queue.extendleft(reversed(held.pop(lost.hand, [])))
+        for reference in [reference for reference, call in calls.items() if call.hand is lost.hand]:
+            call = calls.pop(reference)
+            queue.extendleft(reversed(call.asked))
+        for site, why in () if lost.sums else trouble.blame(lost.asked, how, queue):
+            log.warning("site %s, round %d: %s", site, base.round, why)
+            yield Lost(site, base.round, why)
+
+    def _left(self, calls: Mapping[Any, Call]) -> float | None:
+        """Seconds until the first call is overdue; None where there is no limit."""
+        if self.crew.experiment.engine.site_seconds is None or not calls:
+            return None
+        now = time.monotonic()
+        for hand in {call.hand.number: call.hand for call in calls.values()}.values():
+            first = self._first(calls, hand)
+            first.since = first.since or now
+        return max(0.0, min(self._until(call) for call in calls.values() if call.since is not None) - now)
+
+    def _until(self, call: Call) -> float:
+        assert call.since is not None and self.crew.experiment.engine.site_seconds is not None
+        return call.since + self.crew.experiment.engine.site_seconds * len(call.asked)
+
+    def _overdue(self, calls: Mapping[Any, Call]) -> list[Call]:
+        """The calls that are worked on for too long."""
+        if self.crew.experiment.engine.site_seconds is None:
+            return []
+        now = time.monotonic()
+        late = {reference: call for reference, call in calls.items() if call.since is not None and now >= self._until(call)}
+        there = set(ray.wait(list(late), num_returns=len(late), timeout=0)[0]) if late else set()
+        return [call for reference, call in late.items() if reference not in there]
+
+    def _hand_out(
+        self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call], alone: Collection[SiteId]
+    ) -> None:
+        """Give every able hand its next sites, up to OPEN_CALLS calls; a site that must be alone gets a call of its own."""
         for _ in range(OPEN_CALLS):
             for hand in self.crew.able():
                 if queue and sum(call.hand is hand for call in calls.values()) < OPEN_CALLS:
-                    asked = [queue.popleft() for _ in range(min(len(queue), self._sites_a_call(kind, len(queue))))]
+                    asked = self._next(queue, self._sites_a_call(kind, len(queue)), alone)
                     if hand.heard != self._said:
                         hand.actor.hear.remote(self._said, *message)
                         hand.heard = self._said
-                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, self._said, asked)
+                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, asked)
+
+    def _next(self, queue: deque[Asked], most: int, alone: Collection[SiteId]) -> list[Asked]:
+        asked = [queue.popleft()]
+        while queue and len(asked) < most and not {asked[0][0], queue[0][0]} & set(alone):
+            asked.append(queue.popleft())
+        return asked
 
     def _sites_a_call(self, kind: str, left: int) -> int:
         """Many small sites, or one large one; fewer and fewer, so that all workers end together."""

@@ -112,11 +112,15 @@ class Worker:
 
     def answer(self, number: int, asked: Sequence[Asked]) -> Answers:
         """The replies of some sites to the request heard last."""
-        from clients.answer import answer
+        from clients.answer import answer_for
+        from simulations.conditions import suffer
 
         began = time.perf_counter()
         request = self._heard[number]
-        replies = [self._added(answer(for_site(request, own), self._data.site(site), self._bench)) for site, own in asked]
+        replies = []
+        for site, own in asked:
+            suffer(self._bench.experiment.conditions, site, request, self._bench.states.folder)
+            replies.append(self._added(answer_for(for_site(request, own), site, self._data, self._bench)))
         return Answers(replies, time.perf_counter() - began, self._log.take())
 
     def _added(self, reply: "Reply") -> "Reply":

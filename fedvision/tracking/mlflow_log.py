@@ -176,7 +176,7 @@ def round_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     evaluation = record.get("evaluation") or {}
     measured = {
         f"{where}/{part}/{name}": value
-        for where in ("server", "sites")
+        for where in ("server", "sites", "shared")
         for part, metrics in (evaluation.get(where) or {}).items()
         if part != "per_site"
         for name, value in (metrics or {}).items()

@@ -108,7 +108,7 @@ def test_slow_sites_hold_up_a_synchronous_round_and_not_an_asynchronous_one(tmp_
     slow = {"speed_sigma": 2.0}
     buffered, _ = simulate(experiment(conditions=slow, federation={"rounds": 12}), tmp_path / "a", None, quiet=True)
     waiting = {"sampling": "fixed", "cohort": 4, "rounds": 6}
-    plain = experiment().model_dump() | {"strategy": {"name": "fedavg"}, "conditions": {**slow, "deadline": 1e9}}
+    plain = experiment().model_dump() | {"strategy": {"name": "fedavg"}, "conditions": slow}
     plain["federation"] |= waiting
     synchronous, _ = simulate(validate(Experiment, plain, "test"), tmp_path / "b", None, quiet=True)
     asynchronous, waited = (sum(r["simulated_seconds"] for r in folder.rounds()) for folder in (buffered, synchronous))

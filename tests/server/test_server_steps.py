@@ -85,18 +85,18 @@ def test_fedadagrad_adds_every_square_to_v_and_takes_no_momentum() -> None:
 
 def test_fednova_averages_normalised_updates_and_goes_the_mean_number_of_steps() -> None:
     # 2 steps that moved [2, 0] and 6 steps that moved [0, 6]: a step each is [1, 0] and [0, 1], p = ¼ and ¾, τ_eff = 5
-    sent = summed([([1.0, 0.0], 10, {"tau": 2.0}), ([0.0, 1.0], 30, {"tau": 6.0})])
-    assert move("fednova", sent) == pytest.approx([5 * 0.25, 5 * 0.75])
-    assert move("fednova", sent, server_learning_rate=0.5) == pytest.approx([2.5 * 0.25, 2.5 * 0.75])
+    sites: Sites = [([1.0, 0.0], 10, {"tau": 2.0}), ([0.0, 1.0], 30, {"tau": 6.0})]
+    assert move("fednova", summed(sites)) == pytest.approx([5 * 0.25, 5 * 0.75])
+    assert move("fednova", summed(sites), server_learning_rate=0.5) == pytest.approx([2.5 * 0.25, 2.5 * 0.75])
 
 
 def test_feddyn_corrects_the_mean_by_what_all_sites_moved_so_far() -> None:
     # α = ½, 2 of m = 4 sites: h = -½ · ½ · [2, 0]; θ moves by [2, 0] - h/α = [3, 0]
-    strategy, sent = rule("feddyn", alpha=0.5), summed([([1.0, 2.0], 1, {}), ([3.0, -2.0], 1, {})], divisor=1)
-    once = strategy.apply(strategy.init(MODEL), sent, 4)
+    strategy, sites = rule("feddyn", alpha=0.5), [([1.0, 2.0], 1, {}), ([3.0, -2.0], 1, {})]
+    once = strategy.apply(strategy.init(MODEL), summed(sites, divisor=1), 4)
     assert once.h["w"].tolist() == [-0.5, 0.0]
     assert (once.theta["w"] - MODEL["w"]).tolist() == pytest.approx([3.0, 0.0])
-    twice = strategy.apply(once, sent, 4)  # h = [-1, 0], so [2, 0] + [2, 0]
+    twice = strategy.apply(once, summed(sites, divisor=1), 4)  # h = [-1, 0], so [2, 0] + [2, 0]
     assert (twice.theta["w"] - once.theta["w"]).tolist() == pytest.approx([4.0, 0.0])
 
 
@@ -190,15 +190,15 @@ def test_updates_that_do_not_fit_on_the_disk_are_an_error_before_the_first_arriv
 @pytest.mark.parametrize("name", ["fedyogi", "fedadagrad", "feddyn", "afl"])
 def test_a_checkpoint_gives_the_state_back_and_the_next_step_is_the_same(name: str, tmp_path: Path) -> None:
     own = {"share": 0.5, "losses": {"": np.float32([2, 0])}} if name == "afl" else {}
-    strategy, sent = rule(name, ("a", "b")), summed([([0.5, 1.0], 1, own)], divisor=1)
+    strategy, sites = rule(name, ("a", "b")), [([0.5, 1.0], 1, own)]
     before = strategy.init(MODEL)
-    state = strategy.apply(before, sent, 4)
+    state = strategy.apply(before, summed(sites, divisor=1), 4)
     assert before is not state and torch.equal(strategy.weights(before)["w"], MODEL["w"]), "no state is changed in place"
     store = Checkpoints(tmp_path, 2)
     store.write(state, Progress(1), best=False)
     found = store.newest(strategy.init(MODEL))
     assert found is not None
-    again, straight = (strategy.apply(s, sent, 4) for s in (found[0], state))
+    again, straight = (strategy.apply(s, summed(sites, divisor=1), 4) for s in (found[0], state))
     assert torch.equal(strategy.weights(again)["w"], strategy.weights(straight)["w"])
     assert {k: v.tolist() for k, v in strategy.extras(again).get("mixture", {}).items()} == {
         k: v.tolist() for k, v in strategy.extras(straight).get("mixture", {}).items()

@@ -13,6 +13,7 @@ from fedvision.schema import validate
 SITES = 7
 PARTICIPATION: dict[str, dict[str, Any]] = {
     "all": {"sampling": "all"},
+    "lossy": {"sampling": "all"},
     "fixed": {"sampling": "fixed", "cohort": 6},
     "poisson": {"sampling": "poisson", "rate": 0.9},
 }
@@ -26,7 +27,7 @@ BATCH_NORM = {"name": "cnn", "width": 2, "hidden": 8, "norm": "batch"}
 
 
 def values(name: str, participation: str, engine: dict[str, Any]) -> dict[str, Any]:
-    """The config of a pair: two rounds of one epoch over seven sites, of whose replies every tenth is lost."""
+    """The config of a pair: two rounds of one epoch over seven sites; every tenth reply is lost, but where all take part."""
     federation = {
         "rounds": 2,
         "min_replies": 3,
@@ -37,7 +38,7 @@ def values(name: str, participation: str, engine: dict[str, Any]) -> dict[str, A
         "data": {"dataset": "digits"},
         "partition": {"scheme": "dirichlet", "sites": SITES, "alpha": 1.0},
         "federation": federation,
-        "conditions": {"dropout": 0.1},
+        "conditions": {"dropout": 0.0 if participation == "all" else 0.1},
         "strategy": {"name": name, **OPTIONS.get(name, {})},
         "model": BATCH_NORM if name == "fedbn" else {"name": "mlp", "width": 4},
         "training": {"batch_size": 32, "epochs": 1, "learning_rate": 0.1},

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def experiment(name: str) -> Experiment:
-    values = matrix.values(name, "all", {"name": "inline"})
+    values = matrix.values(name, "lossy", {"name": "inline"})
     values["federation"] |= {"rounds": 4}
     values["conditions"] |= {"speed_sigma": 1.0}
     return validate(Experiment, values, "test")  # type: ignore[no-any-return]
