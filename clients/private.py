@@ -24,6 +24,7 @@ from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT, Values
 from fedvision.types import ClientUpdate, Declined, TrainRequest
 from privacy.account import Odometer, Replies
+from privacy.attacks.canaries import Canaries
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
 from privacy.noise import Source, for_simulation_only, secret
@@ -98,7 +99,11 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     if isinstance(p, DpSgd):
         assert bench.protection.stepper is not None
         steps = training.steps or 1
-        train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
+        canaries = Canaries(bench.states.folder, site.id)
+        shadow = canaries.shadow(p, bench.protection.plan.noise_multiplier)
+        train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start), shadow)
+        if shadow is not None:
+            canaries.scored(shadow, request.round, request.attempt)
         fields, keep = bench.rule.finish(start, rate * steps, {})
         values: dict[str, Any] = {**bench.updates(request.model), **fields}
     else:

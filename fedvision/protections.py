@@ -39,6 +39,14 @@ class _Promise(Section):
         return self
 
 
+class Audit(Section):
+    """An attack on the run itself, whose lower bound stands beside ε.  Steinke, Nasr, Jagielski 2023."""
+
+    canaries: int = Field(
+        1000, ge=20, le=1_000_000, description="m, at each site; each takes part in the run by a fair coin; more show larger faults"
+    )
+
+
 class DpSgd(_Promise):
     """Noise in every step at the sites: the promise holds for an example or a subject, against everyone outside the site."""
 
@@ -65,6 +73,8 @@ class DpSgd(_Promise):
     gradients: Literal["bookkeeping", "opacus"] = Field(
         "bookkeeping", description="how per-unit gradients are made: our kernels in one backward pass, or Opacus' functorch mode"
     )
+
+    audit: Audit | None = Field(None, description="canaries beside the noisy sums, none of them in the model; null = no audit")
 
     @model_validator(mode="after")
     def _fits(self) -> "DpSgd":

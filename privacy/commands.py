@@ -118,3 +118,50 @@ def check_model(config: Config, settings: Settings = [], as_json: Json = False) 
     for finding in findings:
         print(f"ok: {finding}")
     print(f"{experiment.model.name} can be protected by {experiment.privacy.mechanism}")
+
+
+@app.command(epilog="Example: fedvision privacy audit configs/quickstart_dp.yaml --set privacy.audit.canaries=1000")
+def audit(
+    target: Annotated[Path, typer.Argument(help="A run folder with canaries, or a config to train with them.", metavar="RUN|CONFIG")],
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the run that a config is trained in; default: runs/NAME-audit-TIME.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a run with its own canaries: a lower bound on ε beside the claim.  Exit 1 where the claim is refuted, 2 without canaries."""
+    from fedvision.errors import ConfigError
+    from privacy.attacks.audit import audited
+
+    if target.is_dir() and (settings or out is not None):
+        raise ConfigError(f"{target} is a run that is done: --set and --out are for a config that is to be trained")
+    run = target if target.is_dir() else _train_with_canaries(target, settings, out)
+    verdict = audited(run)
+    if as_json:
+        print(json.dumps({"run_dir": str(run), **verdict.as_json()}))
+    else:
+        print(*verdict.words(), sep="\n")
+    if verdict.alarm:
+        raise typer.Exit(1)
+
+
+def _train_with_canaries(config: Path, settings: list[str], out: Path | None) -> Path:
+    """The folder of a new run, trained by `fedvision simulate`: the package above this one, found as its users find it."""
+    from datetime import datetime
+    from importlib.metadata import entry_points
+
+    from fedvision.errors import ConfigError
+    from fedvision.experiment import load
+    from fedvision.protections import DpSgd
+
+    experiment = load(config, settings)
+    spec = experiment.privacy
+    if not isinstance(spec, DpSgd):
+        raise ConfigError(
+            f"{config}: privacy.mechanism = {getattr(spec, 'mechanism', None)}: canaries are for dp_sgd, whose noise falls at the sites"
+        )
+    more = [] if spec.audit is not None else ["privacy.audit.canaries=1000"]
+    run = out or Path("runs") / f"{experiment.name}-audit-{datetime.now():%Y%m%d-%H%M%S}"
+    (simulate,) = entry_points(group="fedvision.commands", name="simulate")
+    simulate.load()(config, settings=[*settings, *more], out=run)
+    return run

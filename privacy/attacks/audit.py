@@ -1,0 +1,125 @@
+"""The audit of a finished run: the stored scores of its canaries against what it claims.
+
+Canaries of several sites are judged together: each is held at one site, so all of them together are m canaries of one private
+run.  Each site is also judged by itself, at a confidence that holds for all sites at once.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from fedvision.errors import ConfigError
+from fedvision.protections import DpSgd
+from fedvision.tracking.folder import RunFolder, write_atomically
+from fedvision.types import Guarantee, SiteId
+from privacy.account import Odometer
+from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
+from privacy.attacks.one_run import CONFIDENCE, Bound, judged, planned_guesses
+from privacy.plan import Plan, plan_of
+
+RESULT = "audit.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack found, beside what was claimed of the same steps."""
+
+    bound: Bound
+    claimed: Guarantee
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the claim is refuted."""
+        return self.bound.epsilon > self.claimed.epsilon
+
+    @property
+    def blind(self) -> bool:
+        """Whether no outcome could have refuted the claim."""
+        return self.bound.most <= self.claimed.epsilon
+
+    def as_json(self) -> dict[str, Any]:
+        """One object."""
+        return {"bound": asdict(self.bound), "claimed": asdict(self.claimed), "alarm": self.alarm, "blind": self.blind}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """together: over all sites' canaries.  sites: each by itself, at a confidence that holds for all of them at once."""
+
+    together: Found
+    sites: Mapping[SiteId, Found]
+    private: bool
+
+    @property
+    def alarm(self) -> bool:
+        """Whether any claim is refuted."""
+        return self.together.alarm or any(found.alarm for found in self.sites.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """One object."""
+        each = {site: found.as_json() for site, found in self.sites.items()}
+        return {**self.together.as_json(), "alarm": self.alarm, "sites": each, "private": self.private}
+
+    def words(self) -> list[str]:
+        """For the screen and the run's notes: claim and bound side by side, and what they mean."""
+        bound, claimed = self.together.bound, self.together.claimed
+        lines = [f"audit: claimed {claimed} | found {bound}"]
+        refuted = [site for site, found in self.sites.items() if found.alarm]
+        if self.alarm:
+            where = f" at {', '.join(refuted)}" if refuted else ""
+            lines.append(
+                f"audit: ALARM: the bound is above what is claimed{where}: the run does not keep its promise; stop, and find out why"
+            )
+        elif self.together.blind:
+            lines.append(
+                f"audit: {bound.canaries:,} canaries show no ε above {bound.most:.2f}, which is under the claim: no fault could have been seen; "
+                "raise privacy.audit.canaries, or lower privacy.delta"
+            )
+        else:
+            lines.append(
+                f"audit: no alarm; faults that let out more than ε = {bound.most:.2f} could have been seen, smaller ones not surely"
+            )
+        return lines
+
+
+def audited(run: Path) -> Verdict:
+    """The verdict on a run folder, which is also left in it; ConfigError (exit 2) where the run had no canaries."""
+    folder = RunFolder.open(run)
+    experiment = folder.experiment()
+    spec = experiment.privacy
+    if not isinstance(spec, DpSgd) or spec.audit is None:
+        raise ConfigError(f"{run} had no canaries: train it again with --set privacy.audit.canaries=1000 (privacy.mechanism = dp_sgd)")
+    plan = plan_of(experiment)
+    shadows = _shadows(folder.path / "sites", spec, plan)
+    if not shadows:
+        raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
+    verdict = Verdict(*_judge(folder.path / "sites", shadows, plan), private=spec.simulation_only_seed is None)
+    write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
+    return verdict
+
+
+def _shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
+    sites = [SiteId(unquote(path.parent.name)) for path in sorted(states.glob(f"*/{FILE}"))]
+    read = {site: Canaries(states, site).read(traces_of(spec, plan.noise_multiplier)) for site in sites}
+    return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
+
+
+def _judge(states: Path, shadows: Mapping[SiteId, Shadow], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
+    claimed = {site: plan.spent(Odometer(states, site, plan).reserved()) for site in shadows}
+    strictest = 1 - (1 - CONFIDENCE) / len(shadows)
+    alone = {site: Found(_bound([shadow], plan, strictest), claimed[site]) for site, shadow in shadows.items()}
+    most = max(claimed.values(), key=lambda g: g.epsilon)
+    return Found(_bound(list(shadows.values()), plan, CONFIDENCE), most), alone
+
+
+def _bound(shadows: list[Shadow], plan: Plan, confidence: float) -> Bound:
+    scores = np.concatenate([shadow.scores for shadow in shadows])
+    took_part = np.concatenate([shadow.took_part for shadow in shadows])
+    delta = plan.guarantee.delta
+    guesses = planned_guesses(shadows[0].traces, shadows[0].steps, len(scores), delta, confidence)
+    return judged(scores, took_part, guesses, delta, confidence)
