@@ -12,7 +12,8 @@
     ├── AggregationRefused        (secure aggregation: a message that a site or the coordinator does not act on, by the name of a check)
     ├── RoundFailed               exit 1   a round that did not get its minimum number of replies
     ├── EngineError               exit 1   workers or a cluster that cannot be started or died for good
-    └── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
+    ├── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
+    └── LedgerDamaged             exit 1   a record of what was spent that is not as it was written (a site declines)
 
 A site that says no is not an error: it is the value `fedvision.types.Declined`.
 """
@@ -80,3 +81,7 @@ class EngineError(FedvisionError):
 
 class RunFolderError(FedvisionError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class LedgerDamaged(FedvisionError):
+    """A record of what was spent that is not as it was written: names the file, the line and what is wrong with it."""
