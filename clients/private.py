@@ -22,13 +22,15 @@ from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT, Values
-from fedvision.types import ClientUpdate, Declined, TrainRequest
-from privacy.account import Odometer, Replies
+from fedvision.types import ClientUpdate, Declined, SiteId, TrainRequest
+from privacy.account import Replies
 from privacy.attacks.canaries import Canaries
+from privacy.budget import RunAccount
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
 from privacy.noise import Source, for_simulation_only, secret
 from privacy.plan import Plan, plan_of
+from privacy.site_account import site_account
 from privacy.training import Stepper, make_stepper, train_privately
 
 if TYPE_CHECKING:
@@ -68,18 +70,25 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
         vector = kept.find(request, bench.layout.digest)
         if vector is not None:
             return _update(request, site, bench, vector)
-    account = Odometer(bench.states.folder, site.id, bench.protection.plan, repeatable=kept is None) if p.mechanism != "central" else None
-    if account is not None:
-        try:
-            account.reserve(request.round, request.attempt)
-        except BudgetExhausted as error:
-            return Declined(site.id, request.round, "budget", str(error))
+    try:
+        account = account_of(request.run, site.id, bench)
+        account.reserve(request.round, request.attempt)
+    except BudgetExhausted as error:
+        return Declined(site.id, request.round, "budget", str(error))
     reply = _train(request, site, bench)
     if kept is not None:
         kept.keep(request, reply)
-    if account is not None:
-        account.settle(request.round, request.attempt)
+    account.settle(request.round, request.attempt)
     return reply
+
+
+def account_of(run: str, site: SiteId, bench: "Workbench") -> RunAccount:
+    """The account that pays for the site's part in this run, opened once a worker."""
+    assert bench.protection is not None
+    known = bench.accounts.get(site)
+    if known is None or known.run != run:
+        known = bench.accounts[site] = site_account(bench.states.folder, site, run, bench.experiment, bench.protection.plan)
+    return known
 
 
 def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate:

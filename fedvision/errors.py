@@ -4,6 +4,7 @@
     ├── ConfigError               exit 2   a key, value or combination in a config that cannot be
     │   └── ModelRefused          exit 2   a model, loss or algorithm that a protection cannot protect
     ├── BudgetExhausted           (caught by the site: a step that its plan does not pay for -> Declined)
+    │   └── AccountExhausted      (caught by the site: over a limit of its own account; the message stays with the site)
     ├── DataError                 exit 1   images, labels or manifests that cannot be used
     │   └── CorruptImage
     ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
@@ -37,6 +38,10 @@ class ModelRefused(ConfigError):
 
 class BudgetExhausted(FedvisionError):
     """A step that would spend more than was planned; the site answers `Declined` before anything is computed."""
+
+
+class AccountExhausted(BudgetExhausted):
+    """A step over a limit of the site's own account: the message says which, and is for the site alone."""
 
 
 class DataError(FedvisionError):

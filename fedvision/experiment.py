@@ -5,7 +5,7 @@ and the `config.yaml` of each run folder are complete.  What may be combined wit
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,6 +48,10 @@ class Conditions(Section):
     misbehaving: dict[
         str, Literal["nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise"]
     ] = Field(default_factory=dict, description="sites that send rubbish, by name, and which: a test of the coordinator's checks")
+    budgets: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="sites whose account holds less than the plan, by name: ε for its whole life, at privacy.delta; they decline beyond it",
+    )
 
     @property
     def any(self) -> bool:

@@ -10,18 +10,16 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import numpy as np
 
-from fedvision.errors import BudgetExhausted, RunFolderError
 from fedvision.types import ClientUpdate, SiteId, TrainRequest
-from privacy.plan import Plan
 
 
 class Account(Protocol):
-    """Who pays for a site's steps."""
+    """Who pays for a site's steps: `privacy.budget.RunAccount`."""
 
     def reserve(self, round: int, attempt: int) -> None:
         """Charge one round of the plan; BudgetExhausted, and nothing charged, where the plan does not hold it."""
@@ -30,60 +28,6 @@ class Account(Protocol):
     def settle(self, round: int, attempt: int) -> None:
         """The steps that were reserved have been taken."""
         ...
-
-
-class Odometer:
-    """A site's account of one run: a line a reservation in `spent.jsonl`, on disk before the step.  Bounded by the plan.
-
-    repeatable: whether the noise is a simulation's that repeats, so that the same attempt asked again releases nothing new.
-    """
-
-    def __init__(self, folder: Path, site: SiteId, plan: Plan, repeatable: bool = False):
-        self.path = folder / quote(site, safe="") / "spent.jsonl"
-        self.site, self.plan, self.repeatable = site, plan, repeatable
-
-    def reserved(self) -> int:
-        """Rounds that were charged so far."""
-        return sum(entry["event"] == "reserve" for entry in self._entries())
-
-    def _entries(self) -> list[dict[str, Any]]:
-        try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was torn by a kill, and never acted on
-        except FileNotFoundError:
-            return []
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            raise RunFolderError(f"{self.path} is damaged: what site {self.site} has spent is not known, so it spends no more") from None
-
-    def reserve(self, round: int, attempt: int) -> None:
-        """Charge one round."""
-        entries = self._entries()
-        if self.repeatable and any((e["round"], e["attempt"]) == (round, attempt) for e in entries):
-            return
-        already = sum(entry["event"] == "reserve" for entry in entries)
-        if already >= self.plan.rounds:
-            raise BudgetExhausted(
-                f"{self.plan.a_round.steps} more steps are not in the plan: all its {self.plan.rounds} rounds are spent, {self.plan.guarantee}; "
-                "stop here, or plan more rounds"
-            )
-        self._append({"event": "reserve", "round": round, "attempt": attempt, "steps": self.plan.a_round.steps, "rounds": already + 1})
-
-    def settle(self, round: int, attempt: int) -> None:
-        """Note that the reserved steps were taken."""
-        self._append({"event": "settle", "round": round, "attempt": attempt})
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            content = os.read(handle, os.fstat(handle).st_size)
-            end = content.rfind(b"\n") + 1
-            os.ftruncate(handle, end)
-            os.pwrite(handle, json.dumps(entry).encode() + b"\n", end)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def request_hash(request: TrainRequest) -> str:

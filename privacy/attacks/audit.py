@@ -17,10 +17,10 @@ from fedvision.errors import ConfigError
 from fedvision.protections import DpSgd
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.types import Guarantee, SiteId
-from privacy.account import Odometer
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
 from privacy.attacks.one_run import CONFIDENCE, Bound, judged, planned_guesses
 from privacy.plan import Plan, plan_of
+from privacy.site_account import budget_of
 
 RESULT = "audit.json"
 
@@ -98,7 +98,8 @@ def audited(run: Path) -> Verdict:
     shadows = _shadows(folder.path / "sites", spec, plan)
     if not shadows:
         raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
-    verdict = Verdict(*_judge(folder.path / "sites", shadows, plan), private=spec.simulation_only_seed is None)
+    paid = {site: _paid(folder.path / "sites", site, folder.run) for site in shadows}
+    verdict = Verdict(*_judge(shadows, paid, plan), private=spec.simulation_only_seed is None)
     write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
     return verdict
 
@@ -109,8 +110,13 @@ def _shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
     return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
 
 
-def _judge(states: Path, shadows: Mapping[SiteId, Shadow], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
-    claimed = {site: plan.spent(Odometer(states, site, plan).reserved()) for site in shadows}
+def _paid(states: Path, site: SiteId, run: str) -> int:
+    """Rounds that a site has charged."""
+    return len(budget_of(states, site)[0].read().runs[run].charges)
+
+
+def _judge(shadows: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
+    claimed = {site: plan.spent(paid[site]) for site in shadows}
     strictest = 1 - (1 - CONFIDENCE) / len(shadows)
     alone = {site: Found(_bound([shadow], plan, strictest), claimed[site]) for site, shadow in shadows.items()}
     most = max(claimed.values(), key=lambda g: g.epsilon)

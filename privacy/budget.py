@@ -1,0 +1,236 @@
+"""A site's budget: accounts that outlive runs, each for a body of subjects, on the site's own disk.
+
+An account is named by the site for whom it protects ("patients-2019"), not for files: files may come, go or be encoded
+again, and data sets that share subjects share the account.  It is a chain of entries that no one but the site reads:
+
+    opened     the limits, the unit, the relation and δ: fixed for good
+    joined     a run, with a nonce of its own: the hash of this entry is what the run's own record is bound to
+    charge     before the steps that it pays for: the event, and its ρ at the orders that are watched
+    settle     those steps were taken
+    declined   a charge that was refused, and what was left then; whoever asked is told about its own run alone
+
+How long the chain is, and its last hash, are also kept apart from it, so that an older copy in its place is noticed.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedvision.errors import AccountExhausted, BudgetExhausted, ConfigError, LedgerDamaged
+from privacy.ledger.chain import Chain, Entry
+from privacy.ledger.figures import Event, rho
+from privacy.limits import Limit, Limits, over_rdp
+from privacy.plan import Plan
+
+FILE = "account.jsonl"
+
+
+@dataclass
+class Use:
+    """What one run has had of an account."""
+
+    purpose: str
+    head: str
+    rho: np.ndarray
+    charges: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Budget:
+    """The account in a folder.  LedgerDamaged from whatever reads it where it is not as it was written.
+
+    head: file that is kept apart, in which the chain's length and last hash are remembered.
+    """
+
+    def __init__(self, folder: Path, head: Path):
+        self.path, self._apart = folder / FILE, head
+        self.limits: Limits | None = None
+        self.name = ""
+        self.runs: dict[str, Use] = {}
+        self.declined: list[Mapping[str, Any]] = []
+        self._rho: dict[str | None, np.ndarray] = {}  # of a purpose; of all under None
+        self.chain = Chain(self.path, None, self._take, self._apart)
+
+    def _take(self, entry: Entry) -> None:
+        body = entry.body
+        kind = body["kind"]
+        if kind == "opened":
+            self.limits, self.name = Limits.of(body), body["name"]
+        elif kind == "joined":
+            self.runs[body["run"]] = Use(body["purpose"], entry.hash, self._nothing())
+        elif kind == "charge":
+            use, more = self.runs[body["run"]], np.asarray(body["rho"])
+            use.rho = use.rho + more
+            for whose in (use.purpose, None):
+                self._rho[whose] = self._rho.get(whose, self._nothing()) + more
+            use.charges.append((body["round"], body["attempt"]))
+        elif kind == "declined":
+            self.declined.append(body)
+
+    def _nothing(self) -> np.ndarray:
+        assert self.limits is not None
+        return np.zeros(len(self.limits.orders))
+
+    # -------------------------------------------------------------------------------------------- opening and joining
+
+    def open(self, name: str, limits: Limits) -> "Budget":
+        """Open it for the body of subjects `name`; as it is where it is open already with these very limits, else ConfigError."""
+        with self.chain.held():
+            if self.limits is None:
+                self.chain.append({"kind": "opened", "name": name, "nonce": os.urandom(16).hex(), "time": _now(), **limits.as_body()})
+            elif (self.name, self.limits) != (name, limits):
+                raise ConfigError(
+                    f"{self.path} was opened for {self.name} with limits of its own, which are for good; open another account"
+                )
+        return self
+
+    def read(self) -> "Budget":
+        """All entries taken; ConfigError where there is no account."""
+        if not self.path.exists() and not self._apart.exists():
+            raise ConfigError(f"there is no account in {self.path.parent}: open one with `fedvision privacy account open`")
+        with self.chain.held():
+            self._check_kept_apart()
+        return self
+
+    def join(self, run: str, purpose: str) -> str:
+        """Note that a run begins to spend here; the hash that its own record is bound to, the same whenever it is asked for."""
+        with self.chain.held():
+            self._check_kept_apart()
+            if run not in self.runs:
+                self.chain.append({"kind": "joined", "run": run, "purpose": purpose, "nonce": os.urandom(16).hex(), "time": _now()})
+            return self.runs[run].head
+
+    def _check_kept_apart(self) -> None:
+        if self.limits is None:
+            raise LedgerDamaged(f"{self.path} holds no account: its first entry is gone; put the file back as it was")
+        if self.chain.count > 1 and not self._apart.exists():
+            raise LedgerDamaged(
+                f"{self._apart}, which remembers how long {self.path} is, is gone, so that an older copy could not be told from it: put it back"
+            )
+
+    # ----------------------------------------------------------------------------------------------------- spending
+
+    def charge(self, run: str, event: Event, round: int, attempt: int, once: bool = False) -> int:
+        """Charge one `event` for a round, on disk when this returns; the entry's number.
+
+        once: whether the same round and attempt again has released nothing new, and is not charged twice (-1).
+        AccountExhausted, and nothing charged, where a limit does not hold it.
+        """
+        with self.chain.held():
+            self._check_kept_apart()
+            assert self.limits is not None
+            use = self.runs[run]
+            if once and (round, attempt) in use.charges:
+                return -1
+            counted = self.limits.counted(event)
+            more = rho(counted, self.limits.orders)
+            over = self._over(run, more)
+            if over is not None:
+                self._decline(run, round, attempt, over)
+            body = {"kind": "charge", "run": run, "round": round, "attempt": attempt, "event": counted.as_body(), "rho": more.tolist()}
+            return self.chain.append({**body, "time": _now()}).number
+
+    def settle(self, charge: int) -> None:
+        """The steps of a charge were taken.  Not synced: one that a power cut leaves unsettled is spent all the same."""
+        if charge >= 0:
+            self.chain.append({"kind": "settle", "charge": charge}, sync=False)
+
+    def _over(self, run: str, more: np.ndarray) -> str | None:
+        """What is in the way of `more` ρ for a run; None where nothing is."""
+        assert self.limits is not None
+        purpose = self.runs[run].purpose
+        if self.limits.purposes and purpose not in self.limits.purposes:
+            return f"it is not for {purpose}; it"
+        if not np.isfinite(more).all():
+            return "so little noise has no Rényi bound at the orders that are watched; it"
+        held = ((name, limit.holds(spent + self._at(more, limit), self._delta)) for name, limit, spent in self.standing(run))
+        return next((name for name, holds in held if not holds), None)
+
+    def _decline(self, run: str, round: int, attempt: int, what: str) -> None:
+        left = {name: max(0.0, 1 - limit.share(spent, self._delta)) for name, limit, spent in self.standing(run)}
+        self.chain.append({"kind": "declined", "run": run, "round": round, "attempt": attempt, "over": what, "left": left, "time": _now()})
+        raise AccountExhausted(f"account {self.name}: {what} does not hold one more round of run {run}")
+
+    # ------------------------------------------------------------------------------------------------ for the site's eyes
+
+    def standing(self, run: str) -> Iterator[tuple[str, Limit, float]]:
+        """(name, limit, Σρ at its order) of every limit that a run's charges count against."""
+        assert self.limits is not None
+        use = self.runs[run]
+        if self.limits.per_run is not None:
+            yield "the limit per run", self.limits.per_run, self._at(use.rho, self.limits.per_run)
+        if use.purpose in self.limits.purposes:
+            limit = self.limits.purposes[use.purpose]
+            yield f"the limit for {use.purpose}", limit, self._at(self._rho.get(use.purpose, self._nothing()), limit)
+        yield "the limit of its lifetime", self.limits.lifetime, self.lifetime()
+
+    def lifetime(self) -> float:
+        """Σρ of all runs, at the lifetime limit's order."""
+        assert self.limits is not None
+        return self._at(self._rho.get(None, self._nothing()), self.limits.lifetime)
+
+    def epsilon(self, limit: Limit, spent: float) -> float:
+        """ε at the account's δ of Σρ = `spent`; 0 where nothing was spent."""
+        return spent + over_rdp(limit.order, self._delta) if spent > 0 else 0.0
+
+    @property
+    def _delta(self) -> float:
+        assert self.limits is not None
+        return self.limits.delta
+
+    def _at(self, summed: np.ndarray, limit: Limit) -> float:
+        assert self.limits is not None
+        return float(summed[self.limits.orders.index(limit.order)])
+
+
+@dataclass
+class RunAccount:
+    """The `privacy.account.Account` of one run at one site: its plan, and the budget of the body of subjects that pays for it.
+
+    once: whether the same attempt asked again releases nothing new (noise that repeats).  once_a_round: whether the noise is
+    drawn once a round, however often the round is tried (at the coordinator).
+    """
+
+    budget: Budget
+    run: str
+    event: Event
+    plan: Plan
+    once: bool = False
+    once_a_round: bool = False
+    _open: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def reserved(self) -> int:
+        """Rounds of this run that were charged so far."""
+        return len(self.budget.read().runs[self.run].charges)
+
+    def reserve(self, round: int, attempt: int) -> None:
+        """Charge one round.  BudgetExhausted, with this run's own remainder and nothing of the account's, where it is not paid for."""
+        attempt = 1 if self.once_a_round else attempt
+        with self.budget.chain.held():
+            charges = self.budget.runs[self.run].charges
+            known = (round, attempt) in charges and (self.once or self.once_a_round)
+            if not known and len(charges) >= self.plan.rounds:
+                raise BudgetExhausted(
+                    f"{self.plan.a_round.steps} more steps are not in the plan: all its {self.plan.rounds} rounds are spent, {self.plan.guarantee}; "
+                    "stop here, or plan more rounds"
+                )
+            try:
+                self._open[round, attempt] = self.budget.charge(self.run, self.event, round, attempt, self.once or self.once_a_round)
+                return
+            except AccountExhausted:  # what is left there is the site's business
+                paid = len(charges)
+        raise BudgetExhausted(
+            f"the site pays for no more of this run: {paid} of its {self.plan.rounds} rounds were paid, {self.plan.spent(paid)}; go on without it"
+        )
+
+    def settle(self, round: int, attempt: int) -> None:
+        """The steps that were reserved have been taken."""
+        self.budget.settle(self._open.pop((round, 1 if self.once_a_round else attempt), -1))
+
+
+def _now() -> int:
+    return int(time.time())
