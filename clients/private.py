@@ -4,7 +4,7 @@ What leaves is the update alone, after noise (dp_sgd, local) or clipped for the 
 count, no size, and no refusal that depends on them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,13 @@ from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT, Values
-from fedvision.types import ClientUpdate, Declined, TrainRequest
-from privacy.account import Odometer, Replies
+from fedvision.types import ClientUpdate, Declined, SiteId, TrainRequest
+from privacy.account import Odometer, Replies, request_hash, state_hash
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
+from privacy.ledger.keys import Keyring
+from privacy.ledger.site import SiteLedger
+from privacy.ledger.terms import Terms
 from privacy.noise import Source, for_simulation_only, secret
 from privacy.plan import Plan, plan_of
 from privacy.training import Stepper, make_stepper, train_privately
@@ -36,10 +39,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protection:
-    """What a worker needs to keep the promise.  stepper: of dp_sgd."""
+    """What a worker needs to keep the promise, and to keep record of it.  stepper: of dp_sgd."""
 
     plan: Plan
     stepper: Stepper | None
+    terms: Terms
 
 
 def protect(
@@ -52,7 +56,23 @@ def protect(
     plan = plan_of(experiment)
     check_experiment(experiment, shape, task.classes)
     stepper = make_stepper(p, plan.noise_multiplier, model, parts.weights, task.loss, device) if isinstance(p, DpSgd) else None
-    return Protection(plan, stepper)
+    return Protection(plan, stepper, Terms.of(experiment, plan))
+
+
+def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
+    """The site's chain of this run, opened once a worker."""
+    assert bench.protection is not None
+    known = bench.ledgers.get(site)
+    if known is None or known.run != run:
+        key = Keyring.here().key(run, site)
+        known = bench.ledgers[site] = SiteLedger(bench.states.folder, key, run, site, bench.protection.terms)
+    return known
+
+
+def charged(request: TrainRequest, site: SiteId, bench: "Workbench") -> bytes:
+    """The line of the site's ledger that charges `request`; none where it was not charged."""
+    ledger, asked = ledger_of(request.run, site, bench), request_hash(request)
+    return ledger.entry(asked) if ledger.has(asked) else b""
 
 
 def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate | Declined:
@@ -62,22 +82,26 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
     if p.simulation_only_seed is not None and isinstance(experiment.data, ImageFolder):
         return Declined(site.id, request.round, "not_private", "privacy.simulation_only_seed: noise that repeats, on images of one's own")
     kept = Replies(bench.states.folder, site.id) if keeps_replies(experiment) else None
+    ledger, asked = ledger_of(request.run, site.id, bench), request_hash(request)
     if kept is not None:
         kept.forget(request.counted)
         vector = kept.find(request, bench.layout.digest)
         if vector is not None:
-            return _update(request, site, bench, vector)
+            return _update(request, site, bench, vector, ledger.entry(asked))
     account = Odometer(bench.states.folder, site.id, bench.protection.plan, repeatable=kept is None) if p.mechanism != "central" else None
-    if account is not None:
-        try:
+    clip = float(request.extras[EXTRA]["clip"]) if isinstance(p, Central) else p.clip
+    try:
+        if account is not None:
             account.reserve(request.round, request.attempt)
-        except BudgetExhausted as error:
-            return Declined(site.id, request.round, "budget", str(error))
-    reply = _train(request, site, bench)
+        ledger.charge(asked, request.round, request.attempt, state_hash(request.model), request.witness, clip)
+    except BudgetExhausted as error:
+        return Declined(site.id, request.round, "budget", str(error))
+    reply = replace(_train(request, site, bench), entry=ledger.entry(asked))
     if kept is not None:
         kept.keep(request, reply)
     if account is not None:
         account.settle(request.round, request.attempt)
+    ledger.settle(asked)
     return reply
 
 
@@ -127,8 +151,8 @@ def _clipped(request: TrainRequest, bench: "Workbench", source: Source) -> dict[
     return {"weights": noisy(bounded, bench.protection.plan.noise_multiplier * clip, source)}
 
 
-def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray) -> ClientUpdate:
+def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray, entry: bytes = b"") -> ClientUpdate:
     """The reply.  Its `work`, which the simulated clock runs on, is a public number too."""
     p, steps = bench.experiment.privacy, bench.experiment.training.steps or 1
     work = round(steps * p.divisor * p.views) if isinstance(p, DpSgd) else steps * (bench.experiment.training.batch_size or 1)
-    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, work)
+    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, work, entry)

@@ -1,6 +1,6 @@
 """Workbench: what one worker builds once and uses for every site that it serves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from fedvision.fields import declare
 from fedvision.models import Parts, build, parts
 from fedvision.sums import Encoder, Layout, Values
 from fedvision.tasks import make_task
-from fedvision.types import State
+from fedvision.types import SiteId, State
+from privacy.ledger.site import SiteLedger
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -45,6 +46,7 @@ class Workbench:
     weights: dict[str, nn.Parameter]
     lonely: bool
     protection: Protection | None
+    ledgers: dict[SiteId, SiteLedger] = field(default_factory=dict)
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod

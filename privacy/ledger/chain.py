@@ -6,6 +6,7 @@ Whatever else is not as it was written is `LedgerDamaged`, and nothing is append
 
 import fcntl
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ class Chain:
         self.path, self.key, self.take, self.apart = path, key, take, apart
         self.count, self.head = 0, FIRST
         self._end = 0  # bytes that were read, all of them whole lines
+        self._starts: array[int] = array("q")  # where each line begins
         self._handle: int | None = None
 
     @contextmanager
@@ -82,7 +84,16 @@ class Chain:
             self._remember()
         return entry
 
+    def line(self, number: int) -> bytes:
+        """Entry `number` as it stands in the file, without its newline."""
+        with self.held():
+            assert self._handle is not None
+            start = self._starts[number]
+            end = self._starts[number + 1] if number + 1 < self.count else self._end
+            return os.pread(self._handle, end - start - 1, start)
+
     def _accept(self, entry: Entry, length: int) -> None:
+        self._starts.append(self._end)
         self._end += length
         self.count, self.head = entry.number + 1, entry.hash
         self.take(entry)
