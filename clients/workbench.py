@@ -18,6 +18,7 @@ from fedvision.sums import Encoder, Layout, Values
 from fedvision.tasks import make_task
 from fedvision.types import SiteId, State
 from privacy.budget import RunAccount
+from privacy.ledger.site import SiteLedger
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -47,6 +48,7 @@ class Workbench:
     lonely: bool
     protection: Protection | None
     accounts: dict[SiteId, RunAccount] = field(default_factory=dict)
+    ledgers: dict[SiteId, SiteLedger] = field(default_factory=dict)
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod

@@ -13,7 +13,7 @@ from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
 from fedvision.compatible import complaints
 from fedvision.holdings import Data, ImageFolder, Partition
 from fedvision.learning import Evaluation, Model, Training
-from fedvision.protections import Central, DpSgd, Local
+from fedvision.protections import Central, DpSgd, Ledger, Local
 from fedvision.schema import Positive, Probability, Section, read_yaml, validate, with_settings
 
 # --------------------------------------------------------------------------------------- the rounds and who takes part
@@ -120,6 +120,7 @@ class Experiment(Section):
     model: Model = Field(default_factory=Model)
     training: Training = Field(default_factory=Training)
     privacy: DpSgd | Central | Local | None = Field(None, discriminator="mechanism", description="what the run promises; null = nothing")
+    ledger: Ledger = Field(default_factory=Ledger)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     encoding: Encoding = Field(default_factory=Encoding)
     secure_aggregation: SecureAggregation = Field(default_factory=SecureAggregation)

@@ -47,6 +47,14 @@ class Audit(Section):
     )
 
 
+class Ledger(Section):
+    """The record of what a private run spends; `fedvision privacy verify` checks it."""
+
+    pld_every: int = Field(
+        100, ge=1, description="charges of a site between two PLD figures in its ledger; each takes about a second once a run"
+    )
+
+
 class DpSgd(_Promise):
     """Noise in every step at the sites: the promise holds for an example or a subject, against everyone outside the site."""
 

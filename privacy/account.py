@@ -7,15 +7,16 @@ before it leaves, and the same request is answered from there, at no charge and 
 
 import hashlib
 import io
-import json
 import os
+import weakref
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import numpy as np
 
-from fedvision.types import ClientUpdate, SiteId, TrainRequest
+from fedvision.types import ClientUpdate, SiteId, State, TrainRequest
+from privacy.ledger.entries import canonical
 
 
 class Account(Protocol):
@@ -30,14 +31,31 @@ class Account(Protocol):
         ...
 
 
+def state_hash(state: State) -> str:
+    """SHA-256 over tensors by name: their dtypes, shapes and numbers.  That of the state hashed last is remembered: a round's
+    model goes to many sites."""
+    global _last
+    tensors = [tensor for _, tensor in sorted(state.items())]
+    refs, found = _last
+    if len(refs) == len(tensors) and all(ref() is tensor for ref, tensor in zip(refs, tensors, strict=True)):
+        return found
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"\x1f{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(-1).view(np.uint8).data)
+    found = digest.hexdigest()
+    if tensors:
+        _last = (tuple(map(weakref.ref, tensors)), found)
+    return found
+
+
+_last: tuple[tuple["weakref.ref[Any]", ...], str] = ((), "")
+
+
 def request_hash(request: TrainRequest) -> str:
     """SHA-256 over all that a reply may depend on: run, round, attempt, the model and the extras."""
-    digest = hashlib.sha256(json.dumps([request.run, request.round, request.attempt]).encode())
-    for part, state in [("model", request.model), *sorted(request.extras.items())]:
-        for name, tensor in sorted(state.items()):
-            digest.update(f"\x1f{part}/{name}:{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    extras = [[name, state_hash(state)] for name, state in sorted(request.extras.items())]
+    return hashlib.sha256(canonical([request.run, request.round, request.attempt, state_hash(request.model), extras])).hexdigest()
 
 
 class Replies:

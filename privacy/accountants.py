@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedvision.errors import ConfigError
 from fedvision.types import RELATIONS, Guarantee
@@ -61,7 +62,7 @@ def epsilon(phases: Sequence[Phase], delta: float, accountant: str = "pld", rela
     if not phases:
         return 0.0
     if accountant == "pld":
-        return _pld(merged(phases), delta, relation, grid)
+        return _pld(tuple(merged(phases)), delta, relation, grid)
     return ACCOUNTANTS[accountant](merged(phases), delta, relation)
 
 
@@ -76,10 +77,11 @@ def merged(phases: Sequence[Phase]) -> list[Phase]:
 
 def pld(phases: Sequence[Phase], delta: float, relation: str) -> float:
     """ε by privacy loss distributions: an upper bound, all three relations."""
-    return _pld(phases, delta, relation, GRID)
+    return _pld(tuple(phases), delta, relation, GRID)
 
 
-def _pld(phases: Sequence[Phase], delta: float, relation: str, grid: float) -> float:
+@lru_cache(maxsize=4096)  # most of a second each, and plan, odometer and ledger ask for the same ones
+def _pld(phases: tuple[Phase, ...], delta: float, relation: str, grid: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
     account = PLDAccountant(_relation(relation), grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO))

@@ -15,7 +15,7 @@ How long the chain is, and its last hash, are also kept apart from it, so that a
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from fedvision.errors import AccountExhausted, BudgetExhausted, ConfigError, LedgerDamaged
 from privacy.ledger.chain import Chain, Entry
 from privacy.ledger.figures import Event, rho
+from privacy.ledger.terms import Terms
 from privacy.limits import Limit, Limits, over_rdp
 from privacy.plan import Plan
 
@@ -81,7 +82,11 @@ class Budget:
         """Open it for the body of subjects `name`; as it is where it is open already with these very limits, else ConfigError."""
         with self.chain.held():
             if self.limits is None:
-                self.chain.append({"kind": "opened", "name": name, "nonce": os.urandom(16).hex(), "time": _now(), **limits.as_body()})
+                # nothing is spent yet: the first charge takes it along to the disk
+                self.chain.append(
+                    {"kind": "opened", "name": name, "nonce": os.urandom(16).hex(), "time": _now(), **limits.as_body()},
+                    sync=False,
+                )
             elif (self.name, self.limits) != (name, limits):
                 raise ConfigError(
                     f"{self.path} was opened for {self.name} with limits of its own, which are for good; open another account"
@@ -101,7 +106,9 @@ class Budget:
         with self.chain.held():
             self._check_kept_apart()
             if run not in self.runs:
-                self.chain.append({"kind": "joined", "run": run, "purpose": purpose, "nonce": os.urandom(16).hex(), "time": _now()})
+                self.chain.append(
+                    {"kind": "joined", "run": run, "purpose": purpose, "nonce": os.urandom(16).hex(), "time": _now()}, sync=False
+                )
             return self.runs[run].head
 
     def _check_kept_apart(self) -> None:
@@ -189,37 +196,33 @@ class Budget:
 
 @dataclass
 class RunAccount:
-    """The `privacy.account.Account` of one run at one site: its plan, and the budget of the body of subjects that pays for it.
-
-    once: whether the same attempt asked again releases nothing new (noise that repeats).  once_a_round: whether the noise is
-    drawn once a round, however often the round is tried (at the coordinator).
-    """
+    """The `privacy.account.Account` of one run at one site: its plan, and the budget of the body of subjects that pays for it."""
 
     budget: Budget
     run: str
-    event: Event
     plan: Plan
-    once: bool = False
-    once_a_round: bool = False
+    terms: Terms
     _open: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def reserved(self) -> int:
-        """Rounds of this run that were charged so far."""
-        return len(self.budget.read().runs[self.run].charges)
+    @property
+    def head(self) -> str:
+        """What the run's own record is bound to: the hash of the account's entry about this run."""
+        return self.budget.runs[self.run].head
 
     def reserve(self, round: int, attempt: int) -> None:
         """Charge one round.  BudgetExhausted, with this run's own remainder and nothing of the account's, where it is not paid for."""
-        attempt = 1 if self.once_a_round else attempt
+        terms, key = self.terms, self._key(round, attempt)
+        event = replace(terms.event, steps=terms.event.steps * terms.rounds) if terms.whole_plan else terms.event
+        once = terms.repeatable or terms.once_a_round or terms.whole_plan
         with self.budget.chain.held():
             charges = self.budget.runs[self.run].charges
-            known = (round, attempt) in charges and (self.once or self.once_a_round)
-            if not known and len(charges) >= self.plan.rounds:
+            if len(charges) >= self.plan.rounds and not (once and key in charges):
                 raise BudgetExhausted(
                     f"{self.plan.a_round.steps} more steps are not in the plan: all its {self.plan.rounds} rounds are spent, {self.plan.guarantee}; "
                     "stop here, or plan more rounds"
                 )
             try:
-                self._open[round, attempt] = self.budget.charge(self.run, self.event, round, attempt, self.once or self.once_a_round)
+                self._open[key] = self.budget.charge(self.run, event, *key, once)
                 return
             except AccountExhausted:  # what is left there is the site's business
                 paid = len(charges)
@@ -229,7 +232,13 @@ class RunAccount:
 
     def settle(self, round: int, attempt: int) -> None:
         """The steps that were reserved have been taken."""
-        self.budget.settle(self._open.pop((round, 1 if self.once_a_round else attempt), -1))
+        self.budget.settle(self._open.pop(self._key(round, attempt), -1))
+
+    def _key(self, round: int, attempt: int) -> tuple[int, int]:
+        """What a charge is for: where the noise is drawn once a round, the round however often it is tried; or the whole plan."""
+        if self.terms.whole_plan:
+            return 0, 0
+        return round, 1 if self.terms.once_a_round else attempt
 
 
 def _now() -> int:

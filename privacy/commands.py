@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedvision.cli import Config, Settings
+from privacy.ledger.commands import spent, verify
 
 if TYPE_CHECKING:
     from fedvision.types import Guarantee
     from privacy.accountants import Phase
 
 app = typer.Typer(no_args_is_help=True, help="What a run promises, what it costs, and whether the promise can be kept.")
+app.command(epilog="Example: fedvision privacy verify runs/demo-dp --roster roster.json")(verify)
+app.command(epilog="Example: fedvision privacy spent runs/demo-dp")(spent)
 
 Json = Annotated[bool, typer.Option("--json", help="One object on the last line of stdout.")]
 

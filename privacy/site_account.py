@@ -10,28 +10,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fedvision.errors import ConfigError
-from fedvision.experiment import Experiment, keeps_replies
-from fedvision.protections import DpSgd
+from fedvision.experiment import Experiment
 from fedvision.types import SiteId
 from privacy.budget import Budget, RunAccount
-from privacy.ledger.figures import Event
+from privacy.ledger.terms import Terms
 from privacy.limits import Limit, Limits
 from privacy.plan import Plan
-from privacy.planning import asked
 
 POINTER = "account.json"
-
-
-def event_of(experiment: Experiment, plan: Plan) -> Event:
-    """What one round of a site costs."""
-    p, g, phase = experiment.privacy, plan.guarantee, plan.a_round
-    assert p is not None
-    divisor = p.divisor if isinstance(p, DpSgd) else float(asked(experiment)) if plan.mechanism == "central" else None
-    sampler = "poisson" if phase.sampling_rate < 1 else "all"
-    return Event(
-        plan.mechanism, float(phase.noise_multiplier), float(p.clip), float(phase.sampling_rate), phase.steps, divisor, sampler,
-        g.unit, g.relation, g.delta,
-    )  # fmt: skip
 
 
 def budget_of(states: Path, site: SiteId) -> tuple[Budget, str | None]:
@@ -49,21 +35,19 @@ def budget_of(states: Path, site: SiteId) -> tuple[Budget, str | None]:
         ) from None
 
 
-def site_account(states: Path, site: SiteId, run: str, experiment: Experiment, plan: Plan) -> RunAccount:
+def site_account(states: Path, site: SiteId, run: str, experiment: Experiment, plan: Plan, terms: Terms) -> RunAccount:
     """The account of `run` at `site`, joined."""
-    assert experiment.privacy is not None
-    event = event_of(experiment, plan)
     budget, purpose = budget_of(states, site)
     if purpose is None:
-        budget.open(site, simulated(experiment, site, event, plan))
+        budget.open(site, simulated(experiment, site, terms, plan))
     budget.read()
     budget.join(run, purpose or "simulation")
-    return RunAccount(budget, run, event, plan, once=not keeps_replies(experiment), once_a_round=plan.mechanism == "central")
+    return RunAccount(budget, run, plan, terms)
 
 
-def simulated(experiment: Experiment, site: SiteId, event: Event, plan: Plan) -> Limits:
+def simulated(experiment: Experiment, site: SiteId, terms: Terms, plan: Plan) -> Limits:
     """The limits of a simulated site: what the plan takes, or what conditions.budgets gives it."""
     g = plan.guarantee
     given = experiment.conditions.budgets.get(site)
-    lifetime = Limit.filled_by(event, plan.rounds, g.delta) if given is None else Limit.of(given, g.delta)
+    lifetime = Limit.filled_by(terms.event, plan.rounds, g.delta) if given is None else Limit.of(given, g.delta)
     return Limits(g.delta, g.unit, g.relation, lifetime)

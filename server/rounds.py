@@ -11,6 +11,7 @@ from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
 from fedvision.types import ClientUpdate, Declined, Exchange, Lost, SiteId, TrainRequest
 from privacy.averaging import delivered
+from privacy.ledger.coordinator import CoordinatorLedger
 from server.aggregate import Aggregate, Updates
 from server.checkpoints import Progress
 from server.cohorts import cohort
@@ -49,6 +50,8 @@ class Attempt:
     missing: dict[SiteId, str] = field(default_factory=dict)
     norms: list[float] = field(default_factory=list)
     fold_seconds: float = 0.0
+    ledger: CoordinatorLedger | None = None
+    charges: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -85,9 +88,15 @@ class Attempt:
             raise UpdateRefused("stale", f"an update of round {reply.round}.{reply.attempt}, and this is {request.round}.{request.attempt}")
         if reply.layout != layout.digest:
             raise UpdateRefused("wrong_names", "its numbers have other names, shapes or scales than this run's")
+        self.note_charge(reply.site, reply.entry, request)
         if isinstance(self.sink, Updates):
             return self.sink.add(reply.site, reply.vector)
         return self.sink.add(reply.vector)
+
+    def note_charge(self, site: SiteId, entry: bytes, request: TrainRequest) -> None:
+        """A private run's reply comes with the charge that pays for it; UpdateRefused where it does not."""
+        if self.ledger is not None and not self.ledger.terms.whole_plan:
+            self.charges[site] = self.ledger.checked(site, entry, request)
 
     def record(self) -> dict[str, Any]:
         """Who did what, in the order of the names: arrival must not show."""
@@ -112,6 +121,7 @@ class Rounds:
     evaluate: Evaluate
     recorder: Recorder
     masked: MaskedSums | None = None
+    ledger: CoordinatorLedger | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -154,18 +164,20 @@ class Rounds:
     def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
         """Ask until there are enough replies, as federation.on_missing says; the attempt, and how many it took."""
         federation = self.experiment.federation
-        attempt = Attempt(self._sink())
+        attempt = Attempt(self._sink(), ledger=self.ledger)
         for count in range(1, federation.max_attempts + 1):
             waiting = federation.on_missing == "wait" and count > 1
             chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
             if not waiting and count > 1:
-                attempt = Attempt(self._sink())
+                attempt = Attempt(self._sink(), ledger=self.ledger)
             requests = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(requests))
             if self.masked is None:
                 attempt.collect(self.exchange, requests, self.layout, self.recorder.replied)
             else:
                 self.masked.collect(attempt, self.exchange, requests, self.recorder.replied)
+            if self.ledger is not None:
+                self.ledger.receive(number, count, attempt.charges)
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
             if federation.on_missing == "stop":
@@ -177,6 +189,8 @@ class Rounds:
 
     def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
+        if self.ledger is not None:  # on disk before it is first sent
+            request = replace(request, witness=self.ledger.request(request, chosen))
         return {site: replace(request, counted=progress.counted[site]) if site in progress.counted else request for site in chosen}
 
     def _sink(self) -> Total | Updates:

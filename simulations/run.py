@@ -25,6 +25,7 @@ from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled
 from simulations.engines import ENGINES, Engine, Setting
+from simulations.ledgers import found_ledgers
 from simulations.masked import founded
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html", "audit.json")
@@ -42,7 +43,11 @@ def simulate(
             display.message(f"note: {note}")
         states = folder.path / "sites"
         roster = founded(states, experiment, data.sites) if experiment.secure_aggregation.enabled else None
-        job = Assignment(experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told, roster)
+        ledgers = found_ledgers(folder, states, experiment, data.sites)
+        coordinator = None if ledgers is None else ledgers.coordinator
+        job = Assignment(
+            experiment, folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told, roster, coordinator
+        )
 
         def conduct(exchange: Exchange) -> dict[str, Any]:
             return federate(job, _troubled(exchange, experiment, data), display)
@@ -55,6 +60,10 @@ def simulate(
             display.finish()
             display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
             raise
+        if ledgers is not None:
+            summary["privacy"]["ledger_head"] = head = ledgers.close()
+            folder.write_summary(summary)
+            display.message(f"ledger: head {head}; note it elsewhere, and check the run with: fedvision privacy verify {folder.path}")
     return folder, summary
 
 

@@ -19,8 +19,8 @@ from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.types import Guarantee, SiteId
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
 from privacy.attacks.one_run import CONFIDENCE, Bound, judged, planned_guesses
+from privacy.ledger.spent import books
 from privacy.plan import Plan, plan_of
-from privacy.site_account import budget_of
 
 RESULT = "audit.json"
 
@@ -98,7 +98,7 @@ def audited(run: Path) -> Verdict:
     shadows = _shadows(folder.path / "sites", spec, plan)
     if not shadows:
         raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
-    paid = {site: _paid(folder.path / "sites", site, folder.run) for site in shadows}
+    paid = {SiteId(book.site): 0 if book.last is None else book.last.rounds for book in books(folder.path)}
     verdict = Verdict(*_judge(shadows, paid, plan), private=spec.simulation_only_seed is None)
     write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
     return verdict
@@ -108,11 +108,6 @@ def _shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
     sites = [SiteId(unquote(path.parent.name)) for path in sorted(states.glob(f"*/{FILE}"))]
     read = {site: Canaries(states, site).read(traces_of(spec, plan.noise_multiplier)) for site in sites}
     return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
-
-
-def _paid(states: Path, site: SiteId, run: str) -> int:
-    """Rounds that a site has charged."""
-    return len(budget_of(states, site)[0].read().runs[run].charges)
 
 
 def _judge(shadows: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:

@@ -6,6 +6,7 @@ Whatever else is not as it was written is `LedgerDamaged`, and nothing is append
 
 import fcntl
 import os
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ class Chain:
         self.path, self.key, self.take, self.apart = path, key, take, apart
         self.count, self.head = 0, FIRST
         self._end = 0  # bytes that were read, all of them whole lines
+        self._starts: array[int] = array("q")  # where each line begins
         self._handle: int | None = None
 
     @contextmanager
@@ -79,10 +81,19 @@ class Chain:
                 if new:
                     _sync_folder(self.path.parent)
             self._accept(entry, len(line))
-            self._remember()
+            self._remember(sync)
         return entry
 
+    def line(self, number: int) -> bytes:
+        """Entry `number` as it stands in the file, without its newline."""
+        with self.held():
+            assert self._handle is not None
+            start = self._starts[number]
+            end = self._starts[number + 1] if number + 1 < self.count else self._end
+            return os.pread(self._handle, end - start - 1, start)
+
     def _accept(self, entry: Entry, length: int) -> None:
+        self._starts.append(self._end)
         self._end += length
         self.count, self.head = entry.number + 1, entry.hash
         self.take(entry)
@@ -121,7 +132,7 @@ class Chain:
         except ValueError:
             raise self._damaged(1, f"{self.apart}, which remembers how long it is, cannot be read") from None
 
-    def _remember(self) -> None:
+    def _remember(self, sync: bool) -> None:
         if self.apart is None:
             return
         self.apart.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +140,8 @@ class Chain:
         with beside.open("w") as file:
             file.write(f"{self.count} {self.head}\n")
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(beside, self.apart)
 
     def _damaged(self, line: int, why: str) -> LedgerDamaged:

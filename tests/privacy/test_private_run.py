@@ -152,8 +152,8 @@ def test_nothing_leaves_but_the_update_and_the_same_number_for_every_site(privac
     site = data.site(data.sites[0])
     empty = dataclasses.replace(site, train=data.site(data.sites[0]).part("validation"))
     assert len(empty.train) == 0
-    for holder in (site, empty):
-        reply = answer(dataclasses.replace(request, extras=extras, run=str(len(holder.train))), holder, bench)
+    for number, holder in enumerate((site, empty)):
+        reply = answer(dataclasses.replace(request, extras=extras, round=number), holder, bench)
         assert isinstance(reply, ClientUpdate)
         assert reply.vector[bench.layout.span("count")][0] == 1
         assert reply.work == (40 if privacy is DP else 16)
