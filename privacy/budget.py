@@ -12,6 +12,7 @@ again, and data sets that share subjects share the account.  It is a chain of en
 How long the chain is, and its last hash, are also kept apart from it, so that an older copy in its place is noticed.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from fedvision.errors import AccountExhausted, BudgetExhausted, ConfigError, Led
 from privacy.ledger.chain import Chain, Entry
 from privacy.ledger.figures import Event, rho
 from privacy.ledger.terms import Terms
-from privacy.limits import Limit, Limits, over_rdp
+from privacy.limits import Limit, Limits
 from privacy.plan import Plan
 
 FILE = "account.jsonl"
@@ -64,7 +65,7 @@ class Budget:
         elif kind == "joined":
             self.runs[body["run"]] = Use(body["purpose"], entry.hash, self._nothing())
         elif kind == "charge":
-            use, more = self.runs[body["run"]], np.asarray(body["rho"])
+            use, more = self.runs[body["run"]], np.array([math.inf if r is None else r for r in body["rho"]])
             use.rho = use.rho + more
             for whose in (use.purpose, None):
                 self._rho[whose] = self._rho.get(whose, self._nothing()) + more
@@ -138,7 +139,8 @@ class Budget:
             over = self._over(run, more)
             if over is not None:
                 self._decline(run, round, attempt, over)
-            body = {"kind": "charge", "run": run, "round": round, "attempt": attempt, "event": counted.as_body(), "rho": more.tolist()}
+            found = [float(r) if math.isfinite(r) else None for r in more]
+            body = {"kind": "charge", "run": run, "round": round, "attempt": attempt, "event": counted.as_body(), "rho": found}
             return self.chain.append({**body, "time": _now()}).number
 
     def settle(self, charge: int) -> None:
@@ -152,20 +154,18 @@ class Budget:
         purpose = self.runs[run].purpose
         if self.limits.purposes and purpose not in self.limits.purposes:
             return f"it is not for {purpose}; it"
-        if not np.isfinite(more).all():
-            return "so little noise has no Rényi bound at the orders that are watched; it"
         held = ((name, limit.holds(spent + self._at(more, limit), self._delta)) for name, limit, spent in self.standing(run))
         return next((name for name, holds in held if not holds), None)
 
     def _decline(self, run: str, round: int, attempt: int, what: str) -> None:
-        left = {name: max(0.0, 1 - limit.share(spent, self._delta)) for name, limit, spent in self.standing(run)}
+        left = {name: max(0.0, 1 - limit.used(spent, self._delta)) for name, limit, spent in self.standing(run)}
         self.chain.append({"kind": "declined", "run": run, "round": round, "attempt": attempt, "over": what, "left": left, "time": _now()})
         raise AccountExhausted(f"account {self.name}: {what} does not hold one more round of run {run}")
 
     # ------------------------------------------------------------------------------------------------ for the site's eyes
 
-    def standing(self, run: str) -> Iterator[tuple[str, Limit, float]]:
-        """(name, limit, Σρ at its order) of every limit that a run's charges count against."""
+    def standing(self, run: str) -> Iterator[tuple[str, Limit, np.ndarray]]:
+        """(name, limit, Σρ at its orders) of every limit that a run's charges count against."""
         assert self.limits is not None
         use = self.runs[run]
         if self.limits.per_run is not None:
@@ -175,23 +175,20 @@ class Budget:
             yield f"the limit for {use.purpose}", limit, self._at(self._rho.get(use.purpose, self._nothing()), limit)
         yield "the limit of its lifetime", self.limits.lifetime, self.lifetime()
 
-    def lifetime(self) -> float:
-        """Σρ of all runs, at the lifetime limit's order."""
+    def lifetime(self) -> np.ndarray:
+        """Σρ of all runs, at the lifetime limit's orders."""
         assert self.limits is not None
         return self._at(self._rho.get(None, self._nothing()), self.limits.lifetime)
-
-    def epsilon(self, limit: Limit, spent: float) -> float:
-        """ε at the account's δ of Σρ = `spent`; 0 where nothing was spent."""
-        return spent + over_rdp(limit.order, self._delta) if spent > 0 else 0.0
 
     @property
     def _delta(self) -> float:
         assert self.limits is not None
         return self.limits.delta
 
-    def _at(self, summed: np.ndarray, limit: Limit) -> float:
+    def _at(self, summed: np.ndarray, limit: Limit) -> np.ndarray:
+        """`summed` at the orders of one limit."""
         assert self.limits is not None
-        return float(summed[self.limits.orders.index(limit.order)])
+        return summed[[self.limits.orders.index(order) for order in limit.orders]]
 
 
 @dataclass
