@@ -115,7 +115,7 @@ class Budget:
     def _check_kept_apart(self) -> None:
         if self.limits is None:
             raise LedgerDamaged(f"{self.path} holds no account: its first entry is gone; put the file back as it was")
-        if self.chain.count > 1 and not self._apart.exists():
+        if any(use.charges for use in self.runs.values()) and not (self._apart.exists() and self._apart.stat().st_size):
             raise LedgerDamaged(
                 f"{self._apart}, which remembers how long {self.path} is, is gone, so that an older copy could not be told from it: put it back"
             )
@@ -154,7 +154,7 @@ class Budget:
         purpose = self.runs[run].purpose
         if self.limits.purposes and purpose not in self.limits.purposes:
             return f"it is not for {purpose}; it"
-        held = ((name, limit.holds(spent + self._at(more, limit), self._delta)) for name, limit, spent in self.standing(run))
+        held = ((name, limit.holds(spent + self.at(more, limit), self._delta)) for name, limit, spent in self.standing(run))
         return next((name for name, holds in held if not holds), None)
 
     def _decline(self, run: str, round: int, attempt: int, what: str) -> None:
@@ -169,23 +169,27 @@ class Budget:
         assert self.limits is not None
         use = self.runs[run]
         if self.limits.per_run is not None:
-            yield "the limit per run", self.limits.per_run, self._at(use.rho, self.limits.per_run)
+            yield "the limit per run", self.limits.per_run, self.at(use.rho, self.limits.per_run)
         if use.purpose in self.limits.purposes:
             limit = self.limits.purposes[use.purpose]
-            yield f"the limit for {use.purpose}", limit, self._at(self._rho.get(use.purpose, self._nothing()), limit)
+            yield f"the limit for {use.purpose}", limit, self.spent_for(use.purpose, limit)
         yield "the limit of its lifetime", self.limits.lifetime, self.lifetime()
 
     def lifetime(self) -> np.ndarray:
         """Σρ of all runs, at the lifetime limit's orders."""
         assert self.limits is not None
-        return self._at(self._rho.get(None, self._nothing()), self.limits.lifetime)
+        return self.at(self._rho.get(None, self._nothing()), self.limits.lifetime)
+
+    def spent_for(self, purpose: str, limit: Limit) -> np.ndarray:
+        """Σρ of all runs for a purpose, at the orders of its limit."""
+        return self.at(self._rho.get(purpose, self._nothing()), limit)
 
     @property
     def _delta(self) -> float:
         assert self.limits is not None
         return self.limits.delta
 
-    def _at(self, summed: np.ndarray, limit: Limit) -> np.ndarray:
+    def at(self, summed: np.ndarray, limit: Limit) -> np.ndarray:
         """`summed` at the orders of one limit."""
         assert self.limits is not None
         return summed[[self.limits.orders.index(order) for order in limit.orders]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedvision.cli import Config, Settings
+from privacy.account_commands import app as accounts
 from privacy.ledger.commands import spent, verify
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from privacy.accountants import Phase
 
 app = typer.Typer(no_args_is_help=True, help="What a run promises, what it costs, and whether the promise can be kept.")
+app.add_typer(accounts, name="account")
 app.command(epilog="Example: fedvision privacy verify runs/demo-dp --roster roster.json")(verify)
 app.command(epilog="Example: fedvision privacy spent runs/demo-dp")(spent)
 

@@ -5,6 +5,7 @@ in its own folder of the run's states: {"account": FOLDER, "head": FILE, "purpos
 simulations, the account lies in that folder too and holds just the run's plan, or what conditions.budgets says.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from urllib.parse import quote
@@ -13,11 +14,18 @@ from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.types import SiteId
 from privacy.budget import Budget, RunAccount
+from privacy.ledger.keys import state_folder
 from privacy.ledger.terms import Terms
 from privacy.limits import Limit, Limits
 from privacy.plan import Plan
 
 POINTER = "account.json"
+
+
+def head_of(folder: Path) -> Path:
+    """Where the head of an account is remembered unless another place is named: among the user's own state."""
+    where = str(folder.resolve())
+    return state_folder() / "heads" / f"{folder.resolve().name}-{hashlib.sha256(where.encode()).hexdigest()[:12]}.head"
 
 
 def budget_of(states: Path, site: SiteId) -> tuple[Budget, str | None]:

@@ -27,8 +27,8 @@ class Chain:
 
     key: signs what is appended; None = unsigned.  take: called with every entry once and in order, those found in the file
     and those appended here, so that its owner can keep a running account; it must not raise.
-    apart: a file elsewhere that remembers how long the chain is and its head, written after each entry; an older copy of
-    the chain in its place is then noticed.  None = nobody remembers.
+    apart: a file elsewhere that remembers how long the chain is and its head, written after each synced entry; an older copy
+    of the chain in its place is then noticed.  None = nobody remembers.
 
     Many processes may hold a chain of the same file: each sees the others' entries when it holds the lock.
     """
@@ -81,7 +81,8 @@ class Chain:
                 if new:
                     _sync_folder(self.path.parent)
             self._accept(entry, len(line))
-            self._remember(sync)
+            if sync:  # else a power cut could lose the entry and leave the memory of it
+                self._remember()
         return entry
 
     def line(self, number: int) -> bytes:
@@ -125,24 +126,23 @@ class Chain:
         if self.apart is None:
             return 0, FIRST
         try:
-            count, head = self.apart.read_text().split()
+            count, head = (self.apart.read_text() or f"0 {FIRST}").split()
             return int(count), head
         except FileNotFoundError:
             return 0, FIRST
         except ValueError:
             raise self._damaged(1, f"{self.apart}, which remembers how long it is, cannot be read") from None
 
-    def _remember(self, sync: bool) -> None:
+    def _remember(self) -> None:
+        """In place and not synced: a line of always the same length, which after a power cut may be behind the chain, never ahead."""
         if self.apart is None:
             return
         self.apart.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.apart.with_name(f".{self.apart.name}.{os.getpid()}.part")
-        with beside.open("w") as file:
-            file.write(f"{self.count} {self.head}\n")
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(beside, self.apart)
+        handle = os.open(self.apart, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(handle, f"{self.count:020d} {self.head}\n".encode(), 0)
+        finally:
+            os.close(handle)
 
     def _damaged(self, line: int, why: str) -> LedgerDamaged:
         return LedgerDamaged(
