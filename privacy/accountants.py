@@ -84,9 +84,24 @@ def pld(phases: Sequence[Phase], delta: float, relation: str) -> float:
 def _pld(phases: tuple[Phase, ...], delta: float, relation: str, grid: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    account = PLDAccountant(_relation(relation), grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO))
+    fine = grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO)
+    if len(phases) == 1 and phases[0].sampling_rate < 1:
+        phase = phases[0]
+        composed = _losses(phase.noise_multiplier, phase.sampling_rate, relation, fine).self_compose(phase.steps)
+        return _finite(float(composed.get_epsilon_for_delta(delta)), phases)
+    account = PLDAccountant(_relation(relation), fine)
     account.compose(_event(phases))
     return _finite(float(account.get_epsilon(delta)), phases)
+
+
+@lru_cache(maxsize=4)  # half of a composition's time, and the same for every number of steps
+def _losses(sigma: float, rate: float, relation: str, grid: float):  # type: ignore[no-untyped-def]
+    """The losses of one sampled noisy sum, as `PLDAccountant` forms them."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=sigma, value_discretization_interval=grid, sampling_prob=rate, neighboring_relation=_relation(relation)
+    )
 
 
 def _rough(phases: Sequence[Phase], delta: float, relation: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ledger_tampering import bodies
+from ledger_tampering import bodies, judged
 
 from clients.answer import answer
 from clients.workbench import Workbench
@@ -21,7 +21,7 @@ from privacy.ledger.entries import FIRST
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.site import SiteLedger
 from privacy.ledger.terms import Terms
-from privacy.ledger.verify import Verdict, verify
+from privacy.ledger.verify import Verdict
 from privacy.plan import plan_of
 from simulations.inline import Inline
 from simulations.ledgers import Ledgers
@@ -49,7 +49,7 @@ def experiment(privacy: Mapping[str, Any] = DP, **changes: Any) -> Experiment:
 
 def checked(run: Path) -> Verdict:
     name = json.loads((run / "summary.json").read_text())["run"]
-    return verify(run, Roster.read(roster_path(name)))
+    return judged(run, Roster.read(roster_path(name)))
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from ledger_tampering import last, relined, resealed
+from ledger_tampering import judged, last, relined, resealed
 
+from privacy.ledger.figures import rdp_epsilon
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.reading import Fault
-from privacy.ledger.verify import Verdict, verify
+from privacy.ledger.verify import Verdict
 from simulations.rehearsal import begin, planned, play
 
 SITE = "sites/site-001/ledger.jsonl"
@@ -43,7 +45,7 @@ class Run:
 
     def verdict(self, head: str | None = None) -> Verdict:
         """What the verifier says."""
-        return verify(self.path, self.roster, head)
+        return judged(self.path, self.roster, head)
 
     def fault(self, said: str, file: str = SITE) -> Fault:
         """That it finds this, in this file."""
@@ -81,7 +83,7 @@ def test_it_is_as_sound_in_another_place_with_the_roster_alone(run: Run, tmp_pat
     moved = shutil.move(run.path, tmp_path / "elsewhere")
     for other in ("summary.json", "config.yaml"):
         (Path(moved) / other).unlink()
-    assert verify(Path(moved), run.roster).closed
+    assert judged(Path(moved), run.roster).closed
 
 
 # --------------------------------------------------------------------------------------------- without a key
@@ -255,14 +257,15 @@ def test_a_figure_that_does_not_follow_from_the_events_is_found_though_it_is_sig
 
 def test_more_charges_than_the_plan_holds_are_found(run: Run) -> None:
     def over(content: list[dict]) -> None:  # type: ignore[type-arg]
-        charge = last(content, "charge")
-        each = [x / charge["rounds"] for x in charge["rdp"]]
+        charge, orders = last(content, "charge"), content[0]["orders"]
+        each = np.asarray(charge["rdp"]) / charge["rounds"]
         content.pop()
         for rounds in (6, 7):
-            content.append({**charge, "rounds": rounds, "rdp": [x * rounds for x in each]})
+            figures = {"rdp": list(each * rounds), "epsilon": rdp_epsilon(orders, each * rounds, charge["delta"])}
+            content.append({**charge, "rounds": rounds, **figures})
 
     resealed(run.site, run.key(), over)
-    run.fault("its epsilon is|over the budget")
+    run.fault("it is charge 7, over the budget of the plan, which is 6")
 
 
 def test_an_entry_that_only_the_coordinator_has_is_found(tmp_path: Path) -> None:
@@ -270,14 +273,14 @@ def test_an_entry_that_only_the_coordinator_has_is_found(tmp_path: Path) -> None
     play(ledgers, range(2))
     ledgers.coordinator.receive(1, 1, {"site-001": (9, "a" * 64)})
     with pytest.raises(Fault, match="entry 9 of site site-001 is here, and that site's ledger ends before it"):
-        verify(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run)))
+        judged(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run)))
 
 
 def test_a_charge_that_the_coordinator_never_received_is_fine_and_counts(tmp_path: Path) -> None:
     ledgers = begin(planned(3, 3), tmp_path / "run")
     play(ledgers, range(2), lost=[ledgers.sites[1]])
     ledgers.close()
-    found = verify(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run)))
+    found = judged(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run)))
     assert [s.rounds for s in found.sites] == [2, 2, 2] and "2 charges have no receipt" in found.notes[0]
 
 
@@ -297,7 +300,7 @@ def test_what_follows_the_end_is_found(run: Run) -> None:
 def test_the_roster_says_who_takes_part(run: Run) -> None:
     keys = {name: key for name, key in run.roster.sites.items() if name != "site-001"}
     with pytest.raises(Fault, match="the roster has"):
-        verify(run.path, Roster(run.roster.run, run.roster.coordinator, keys))
+        judged(run.path, Roster(run.roster.run, run.roster.coordinator, keys))
     with pytest.raises(Fault, match="the roster is of run"):
-        verify(run.path, Roster("another", run.roster.coordinator, run.roster.sites))
+        judged(run.path, Roster("another", run.roster.coordinator, run.roster.sites))
     assert json.loads(run.roster.written())["sites"] == run.roster.sites
