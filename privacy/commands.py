@@ -170,3 +170,15 @@ def _train_with_canaries(config: Path, settings: list[str], out: Path | None) ->
     (simulate,) = entry_points(group="fedvision.commands", name="simulate")
     simulate.load()(config, settings=[*settings, *more], out=run)
     return run
+
+
+@app.command(epilog="Example: fedvision privacy report runs/quickstart_dp-simulate-20260101-120000")
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a private run.", metavar="RUN")],
+    roster: Annotated[Path | None, typer.Option(metavar="FILE", help="The run's public keys, where they are not this user's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: privacy.html in the run folder.")] = None,
+) -> None:
+    """Draw a page for a privacy officer: the promise, what was spent, what was tried against it, what it does not cover."""
+    from privacy.report import draw_privacy
+
+    print(draw_privacy(run, roster, out))

@@ -95,32 +95,33 @@ def audited(run: Path) -> Verdict:
     if not isinstance(spec, DpSgd) or spec.audit is None:
         raise ConfigError(f"{run} had no canaries: train it again with --set privacy.audit.canaries=1000 (privacy.mechanism = dp_sgd)")
     plan = plan_of(experiment)
-    shadows = _shadows(folder.path / "sites", spec, plan)
-    if not shadows:
+    kept = shadows(folder.path / "sites", spec, plan)
+    if not kept:
         raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
     paid = {SiteId(book.site): 0 if book.last is None else book.last.rounds for book in books(folder.path)}
-    verdict = Verdict(*_judge(shadows, paid, plan), private=spec.simulation_only_seed is None)
+    verdict = Verdict(*_judge(kept, paid, plan), private=spec.simulation_only_seed is None)
     write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
     return verdict
 
 
-def _shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
+def shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
+    """What each site has kept of its canaries."""
     sites = [SiteId(unquote(path.parent.name)) for path in sorted(states.glob(f"*/{FILE}"))]
     read = {site: Canaries(states, site).read(traces_of(spec, plan.noise_multiplier)) for site in sites}
     return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
 
 
-def _judge(shadows: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
-    claimed = {site: plan.spent(paid[site]) for site in shadows}
-    strictest = 1 - (1 - CONFIDENCE) / len(shadows)
-    alone = {site: Found(_bound([shadow], plan, strictest), claimed[site]) for site, shadow in shadows.items()}
+def _judge(kept: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
+    claimed = {site: plan.spent(paid[site]) for site in kept}
+    strictest = 1 - (1 - CONFIDENCE) / len(kept)
+    alone = {site: Found(_bound([shadow], plan, strictest), claimed[site]) for site, shadow in kept.items()}
     most = max(claimed.values(), key=lambda g: g.epsilon)
-    return Found(_bound(list(shadows.values()), plan, CONFIDENCE), most), alone
+    return Found(_bound(list(kept.values()), plan, CONFIDENCE), most), alone
 
 
-def _bound(shadows: list[Shadow], plan: Plan, confidence: float) -> Bound:
-    scores = np.concatenate([shadow.scores for shadow in shadows])
-    took_part = np.concatenate([shadow.took_part for shadow in shadows])
+def _bound(kept: list[Shadow], plan: Plan, confidence: float) -> Bound:
+    scores = np.concatenate([shadow.scores for shadow in kept])
+    took_part = np.concatenate([shadow.took_part for shadow in kept])
     delta = plan.guarantee.delta
-    guesses = planned_guesses(shadows[0].traces, shadows[0].steps, len(scores), delta, confidence)
+    guesses = planned_guesses(kept[0].traces, kept[0].steps, len(scores), delta, confidence)
     return judged(scores, took_part, guesses, delta, confidence)
