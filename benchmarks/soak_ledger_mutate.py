@@ -10,9 +10,11 @@ run is not closed, and a head that was noted elsewhere must show it.  Exit code 
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -261,6 +263,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "soak_ledger_mutate.json")
     given = parser.parse_args()
+    logging.disable(logging.WARNING)  # of dp-accounting, about orders that it leaves out
+    warnings.simplefilter("ignore", RuntimeWarning)  # of Opacus, about log 0 at the edge of its grid
     found = soak(given.count, given.seed)
     print(json.dumps(found, indent=1))
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -33,9 +33,9 @@ class Ledgers:
 
     def close(self) -> str:
         """Write that the run is over at each site and at the coordinator; the coordinator's head, to be noted elsewhere."""
-        witness = self.coordinator.heads.root()
         if self.coordinator.ended:
             return self.coordinator.chain.head
+        witness = self.coordinator.witness()
         return self.coordinator.end({site: self.of(site).end(witness) for site in self.sites})
 
 

@@ -3,6 +3,7 @@
 plan       the first entry: the terms, the sites, whose key signs
 joined     the sites' heads when they had joined
 request    a request before it is first sent, and the Merkle root that it carries: of all sites' heads as counted so far
+           and of this chain's
 receipts   countersignatures: the charges that came with the replies of one attempt, and the root after them
 end        the run is over, and the sites' last heads
 """
@@ -87,6 +88,10 @@ class CoordinatorLedger:
         after = Heads.of({**self.heads.newest, **heads})
         return {"heads": [[site, *heads[site]] for site in sorted(heads)], "root": after.root()}
 
+    def witness(self) -> str:
+        """The root over what is counted so far, and over this chain."""
+        return self.heads.witness(self.chain.count - 1, self.chain.head)
+
     def request(self, request: TrainRequest, sites: Sequence[str]) -> str:
         """The witness that this request carries; the request is on disk when this returns.  One that was sent before has the
         witness of then; RunFolderError where it would now be another one."""
@@ -98,7 +103,7 @@ class CoordinatorLedger:
             if sent is None:
                 told = {} if self.terms.whole_plan else {"sites": sorted(sites)}  # nothing here may tell who was drawn
                 body = {"round": request.round, "attempt": request.attempt, "request": found, "model": state_hash(request.model), **told}
-                self.chain.append({"kind": "request", **body, "witness": self.heads.root()})
+                self.chain.append({"kind": "request", **body, "witness": self.witness()})
                 sent = self._sent[request.round, request.attempt]
         if sent.request != found:
             raise RunFolderError(

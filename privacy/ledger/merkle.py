@@ -42,6 +42,11 @@ class Heads:
         """Over all sites, in the order of their names."""
         return root_of(self._leaves[site] for site in sorted(self._leaves))
 
+    def witness(self, number: int, hash: str) -> str:
+        """Over all sites and, before them under the empty name, entry `number` of the coordinator itself: what a site repeats in
+        its own entry, and so vouches for."""
+        return root_of([leaf("", number, hash), *(self._leaves[site] for site in sorted(self._leaves))])
+
     @classmethod
     def of(cls, newest: Mapping[str, tuple[int, str]]) -> "Heads":
         """Heads that are known."""

@@ -40,12 +40,15 @@ class Coordinator:
     sent: dict[tuple[int, int], Sent] = field(default_factory=dict)
     receipts: list[Receipt] = field(default_factory=list)
     heads: Heads = field(default_factory=Heads)
-    roots: set[str] = field(default_factory=set)
-    root: str = ""
     head: str = ""
     count: int = 0
     closed: bool = False
     hashes: set[str] = field(default_factory=set)
+    final: str = ""  # the witness before the end
+
+    def witness(self) -> str:
+        """What the sites were told last."""
+        return self.final or self.heads.witness(self.count - 1, self.head)
 
 
 def read_coordinator(run: Path, roster: Roster) -> Coordinator:
@@ -58,7 +61,6 @@ def read_coordinator(run: Path, roster: Roster) -> Coordinator:
             place.want("key", roster.coordinator, "the roster's is")
             place.want("sites", sorted(roster.sites), "the roster has")
             found = Coordinator(Registered.of(place))
-            found.root = found.heads.root()
         else:
             take = COORDINATOR_KINDS.get(str(entry.body.get("kind")))
             if take is None:
@@ -94,8 +96,8 @@ def _request(c: Coordinator, place: Place, roster: Roster) -> None:
         sites = frozenset(map(str, place.get("sites", list)))
         if not sites <= set(roster.sites):
             raise place.fault("it was sent to a site that is not in the roster")
-    if place.get("witness", str) != c.root:
-        raise place.fault("its witness is not the root of the sites' heads as counted before it")
+    if place.get("witness", str) != c.witness():
+        raise place.fault("its witness is not the root of the sites' heads as counted before it, and of this ledger's")
     c.sent[key] = Sent(place.get("request", str), place.get("model", str), place.get("witness", str), sites)
 
 
@@ -112,6 +114,7 @@ def _receipts(c: Coordinator, place: Place, roster: Roster) -> None:
 def _end(c: Coordinator, place: Place, roster: Roster) -> None:
     if {site for site, _, _ in place.heads()} != set(roster.sites):
         raise place.fault("it does not name every site")
+    c.final = c.witness()
     _count(c, place, None, last=True)
 
 
@@ -124,9 +127,6 @@ def _count(c: Coordinator, place: Place, key: tuple[int, int] | None, last: bool
         c.receipts.append(Receipt(place, site, number, hash, key, last))
     if place.get("root", str) != c.heads.root():
         raise place.fault("its root is not that of the sites' heads")
-    if not last:
-        c.root = c.heads.root()
-        c.roots.add(c.root)
 
 
 COORDINATOR_KINDS = {"joined": _joined, "request": _request, "receipts": _receipts, "end": _end}

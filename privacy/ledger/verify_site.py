@@ -156,5 +156,5 @@ class SiteCheck:
     def _end(self, place: Place) -> None:
         self._checkpoint(place)
         self.terms.check_epsilon(place, self.record.rounds)
-        if place.get("witness", str) != self.coordinator.root:
-            raise place.fault("its witness is not the last root in the coordinator's ledger: that one was cut, or changed")
+        if place.get("witness", str) != self.coordinator.witness():
+            raise place.fault("its witness is not the root at the end of the coordinator's ledger: that one was cut, or changed")

@@ -62,7 +62,7 @@ def test_sixteen_sums_under_four_times_the_noise_are_one_and_sampling_finds_less
 
 
 def test_the_page_says_promise_spending_attack_and_how_to_check_again(tmp_path: Path) -> None:
-    experiment = _experiment(privacy={"audit": {"canaries": 200}}, conditions={"budgets": {"site-001": 1.0}})
+    experiment = _experiment(privacy={"audit": {"canaries": 200}}, conditions={"budgets": {"site-001": 1.35}})
     folder, _ = simulate(experiment, tmp_path / "run", None, quiet=True)
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(folder.path), "--out", str(page)])
@@ -71,7 +71,7 @@ def test_the_page_says_promise_spending_attack_and_how_to_check_again(tmp_path: 
     assert str(plan.guarantee) in said and "For each image held at a site: everyone outside the site" in said
     assert f"all {plan.rounds} rounds paid" in said and " sound " in said
     paid = next(rounds for rounds in (1, 2) if f"site-001 {rounds} 3 " in said)
-    assert f"site-001 {paid} 3 {plan.spent(paid).epsilon:.3f}" in said and "of ε = 1.00" in said
+    assert f"site-001 {paid} 3 {plan.spent(paid).epsilon:.3f}" in said and "of ε = 1.35" in said
     assert f"site-000 3 3 {plan.guarantee.epsilon:.3f}" in said
     assert "600 canaries stood beside the noisy sums" in said and "took part" in said
     for line in uncovered(experiment, plan):

@@ -130,7 +130,7 @@ def test_a_ledger_cut_within_a_line_is_found(run: Run) -> None:
 @pytest.mark.parametrize("left", range(1, 12))
 def test_the_coordinators_ledger_cut_before_its_end_is_found(run: Run, left: int) -> None:
     relined(run.coordinator, lambda lines: lines[:left])
-    with pytest.raises(Fault, match=r"never asked for|last root in the coordinator's ledger"):
+    with pytest.raises(Fault, match=r"never asked for|root at the end of the coordinator's ledger"):
         run.verdict()
 
 
@@ -236,7 +236,7 @@ def test_a_ledger_begun_again_is_found(run: Run) -> None:
         ("checkpoint", "pld", lambda x: x * 0.99, "its PLD figure is"),
         ("settle", "charge", lambda x: 0, "no charge, or settled already"),
         ("end", "pld", lambda x: x * 0.99, "its PLD figure is"),
-        ("end", "witness", lambda x: "0" * 64, "its witness is not the last root"),
+        ("end", "witness", lambda x: "0" * 64, "its witness is not the root at the end"),
         ("plan", "noise_multiplier", lambda x: 2.0, "its epsilon is"),
         ("plan", "epsilon", lambda x: 0.1, "its epsilon is"),
         ("plan", "pld", lambda x: [[6, 0.1]], "its PLD figure is"),
@@ -290,6 +290,14 @@ def test_a_request_that_tells_another_witness_is_found(run: Run) -> None:
 
     resealed(run.coordinator, run.key(None), lie)
     run.fault("not the root of the sites' heads as counted before it", "ledger.jsonl")
+
+
+def test_a_coordinator_that_changes_its_own_past_is_found_by_what_the_sites_vouched_for(run: Run) -> None:
+    def lie(content: list[dict]) -> None:  # type: ignore[type-arg]
+        content[0]["time"] += 1
+
+    resealed(run.coordinator, run.key(None), lie)
+    run.fault("its witness is not the root of the sites' heads as counted before it, and of this ledger's", "ledger.jsonl")
 
 
 def test_what_follows_the_end_is_found(run: Run) -> None:
