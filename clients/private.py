@@ -25,6 +25,7 @@ from fedvision.sums import COUNT, Values
 from fedvision.types import ClientUpdate, Declined, SiteId, TrainRequest
 from privacy.account import Replies, request_hash, state_hash
 from privacy.attacks.canaries import Canaries
+from privacy.attacks.images import pictures_at
 from privacy.budget import RunAccount
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
@@ -138,7 +139,10 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
         steps = training.steps or 1
         canaries = Canaries(bench.states.folder, site.id)
         shadow = canaries.shadow(p, bench.protection.plan.noise_multiplier)
-        train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start), shadow)
+        examples = site.train
+        if p.audit is not None and p.audit.kind == "images":
+            examples = pictures_at(bench.states.folder, site.id, p).among(examples, len(bench.task.classes))
+        train_privately(bench.model, bench.protection.stepper, examples, steps, optimizer, source, bench.rule.correct(start), shadow)
         if shadow is not None:
             canaries.scored(shadow, request.round, request.attempt)
         fields, keep = bench.rule.finish(start, rate * steps, {})

@@ -42,6 +42,10 @@ class _Promise(Section):
 class Audit(Section):
     """An attack on the run itself, whose lower bound stands beside ε.  Steinke, Nasr, Jagielski 2023."""
 
+    kind: Literal["gradients", "images"] = Field(
+        "gradients",
+        description="canaries beside the noisy sums, none of them in the model; or images with labels at random, which are in it",
+    )
     canaries: int = Field(
         1000, ge=20, le=1_000_000, description="m, at each site; each takes part in the run by a fair coin; more show larger faults"
     )
@@ -82,7 +86,7 @@ class DpSgd(_Promise):
         "bookkeeping", description="how per-unit gradients are made: our kernels in one backward pass, or Opacus' functorch mode"
     )
 
-    audit: Audit | None = Field(None, description="canaries beside the noisy sums, none of them in the model; null = no audit")
+    audit: Audit | None = Field(None, description="an attack on the run by canaries of its own; null = none")
 
     @model_validator(mode="after")
     def _fits(self) -> "DpSgd":

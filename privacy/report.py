@@ -14,7 +14,7 @@ from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.report import Plot, Section, Table, write_page
 from fedvision.types import RELATIONS, SiteId
 from privacy.accountants import Phase
-from privacy.attacks.audit import RESULT, shadows
+from privacy.attacks.audit import RESULT, canaries_of
 from privacy.ledger.keys import Roster, roster_path
 from privacy.ledger.spent import Book, books, run_of
 from privacy.ledger.verify import verify
@@ -245,16 +245,21 @@ def _tried(read: Read) -> list[Section]:
         more = "`fedvision privacy audit` of its config trains one that has." if read.plan.mechanism == "dp_sgd" else ""
         return [Section("audit", TRIED, [f"No canaries were in this run, so its promise rests on proof and program alone. {more}".strip()])]
     spec, bound, claimed = read.experiment.privacy, read.audit["bound"], read.audit["claimed"]
-    assert isinstance(spec, DpSgd)
+    assert isinstance(spec, DpSgd) and spec.audit is not None
+    beside, inside = (
+        "stood beside the noisy sums, none of them in the model",
+        "were images of noise with labels at random, and are IN the model",
+    )
+    where = beside if spec.audit.kind == "gradients" else inside
     notes = [
-        f"{bound['canaries']:,} canaries stood beside the noisy sums, none of them in the model; a fair coin each decided which took part. From what "
+        f"{bound['canaries']:,} canaries {where}; a fair coin each decided which took part. From what "
         f"was released, {bound['guesses']:,} guesses were made and {bound['right']:,} were right, which a run with less than ε = {bound['epsilon']:.2f} "
         f"would allow in at most {1 - bound['confidence']:.0%} of cases (Steinke, Nasr, Jagielski 2023).",
         f"Promised: ε = {claimed['epsilon']:.2f}. The bound being below it is as it should be, and no proof: a fault that lets out less than "
         f"ε = {bound['most']:.2f} could have gone unseen." if not read.audit["alarm"] else "The bound is above what is promised: the promise is refuted.",
     ]  # fmt: skip
     plots = [Plot("promised, and found by attack", attack(read.audit))]
-    kept = shadows(read.folder.path / "sites", spec, read.plan)
+    kept = canaries_of(read.folder, read.experiment, read.plan)
     if kept:
         plots.append(Plot("scores of the canaries", scores(kept.values()), "the more they part, the more was let out"))
     return [Section("audit", TRIED, notes, plots)]

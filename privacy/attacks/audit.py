@@ -12,17 +12,27 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+from safetensors.torch import load_file
+from torch import nn
 
+from fedvision.data.dataset import Dataset
+from fedvision.data.datasets import DATASETS
 from fedvision.errors import ConfigError
+from fedvision.experiment import Experiment
+from fedvision.models import build
 from fedvision.protections import DpSgd
+from fedvision.tasks import make_task
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.types import Guarantee, SiteId
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
+from privacy.attacks.images import FILE as IMAGES
+from privacy.attacks.images import read_pictures, scored
 from privacy.attacks.one_run import CONFIDENCE, Bound, judged, planned_guesses
 from privacy.ledger.spent import books
 from privacy.plan import Plan, plan_of
 
 RESULT = "audit.json"
+BLIND = 0.25  # of canary images that are guessed: what they leave in a model cannot be rehearsed
 
 
 @dataclass(frozen=True)
@@ -95,33 +105,50 @@ def audited(run: Path) -> Verdict:
     if not isinstance(spec, DpSgd) or spec.audit is None:
         raise ConfigError(f"{run} had no canaries: train it again with --set privacy.audit.canaries=1000 (privacy.mechanism = dp_sgd)")
     plan = plan_of(experiment)
-    kept = shadows(folder.path / "sites", spec, plan)
+    kept = canaries_of(folder, experiment, plan)
     if not kept:
         raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
     paid = {SiteId(book.site): 0 if book.last is None else book.last.rounds for book in books(folder.path)}
-    verdict = Verdict(*_judge(kept, paid, plan), private=spec.simulation_only_seed is None)
+    verdict = Verdict(*_judge(kept, paid, plan, spec.audit.kind), private=spec.simulation_only_seed is None)
     write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
     return verdict
 
 
-def shadows(states: Path, spec: DpSgd, plan: Plan) -> dict[SiteId, Shadow]:
-    """What each site has kept of its canaries."""
-    sites = [SiteId(unquote(path.parent.name)) for path in sorted(states.glob(f"*/{FILE}"))]
-    read = {site: Canaries(states, site).read(traces_of(spec, plan.noise_multiplier)) for site in sites}
-    return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
+def canaries_of(folder: RunFolder, experiment: Experiment, plan: Plan) -> dict[SiteId, Shadow]:
+    """The canaries of each site with their scores: kept at the sites, or where they are images, of the delivered model."""
+    spec, states = experiment.privacy, folder.path / "sites"
+    assert isinstance(spec, DpSgd) and spec.audit is not None
+    traces = traces_of(spec, plan.noise_multiplier)
+    if spec.audit.kind == "gradients":
+        sites = [SiteId(unquote(path.parent.name)) for path in sorted(states.glob(f"*/{FILE}"))]
+        read = {site: Canaries(states, site).read(traces) for site in sites}
+        return {site: shadow for site, shadow in read.items() if shadow is not None and shadow.steps > 0}
+    pictures = {SiteId(unquote(path.parent.name)): read_pictures(path) for path in sorted(states.glob(f"*/{IMAGES}"))}
+    if not pictures or not (folder.path / "model.safetensors").exists():
+        return {}
+    model, dataset = _delivered(folder, experiment)
+    return {site: Shadow(p.took_part, scored(p, model, dataset), traces, 1) for site, p in pictures.items() if p is not None}
 
 
-def _judge(kept: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan) -> tuple[Found, dict[SiteId, Found]]:
+def _delivered(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Dataset]:
+    dataset = DATASETS[experiment.data.dataset].open(experiment.data)
+    model = build(experiment, dataset.shape, make_task(experiment.task, dataset.classes).outputs)
+    model.load_state_dict(load_file(folder.path / "model.safetensors"))
+    return model, dataset
+
+
+def _judge(kept: Mapping[SiteId, Shadow], paid: Mapping[SiteId, int], plan: Plan, kind: str) -> tuple[Found, dict[SiteId, Found]]:
     claimed = {site: plan.spent(paid[site]) for site in kept}
     strictest = 1 - (1 - CONFIDENCE) / len(kept)
-    alone = {site: Found(_bound([shadow], plan, strictest), claimed[site]) for site, shadow in kept.items()}
+    alone = {site: Found(_bound([shadow], plan, strictest, kind), claimed[site]) for site, shadow in kept.items()}
     most = max(claimed.values(), key=lambda g: g.epsilon)
-    return Found(_bound(list(kept.values()), plan, CONFIDENCE), most), alone
+    return Found(_bound(list(kept.values()), plan, CONFIDENCE, kind), most), alone
 
 
-def _bound(kept: list[Shadow], plan: Plan, confidence: float) -> Bound:
+def _bound(kept: list[Shadow], plan: Plan, confidence: float, kind: str) -> Bound:
     scores = np.concatenate([shadow.scores for shadow in kept])
     took_part = np.concatenate([shadow.took_part for shadow in kept])
     delta = plan.guarantee.delta
-    guesses = planned_guesses(kept[0].traces, kept[0].steps, len(scores), delta, confidence)
+    rehearsed = planned_guesses(kept[0].traces, kept[0].steps, len(scores), delta, confidence)
+    guesses = rehearsed if kind == "gradients" else max(1, round(BLIND * len(scores)))
     return judged(scores, took_part, guesses, delta, confidence)

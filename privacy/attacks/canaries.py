@@ -87,8 +87,8 @@ class Canaries:
         self.path, self.site = folder / quote(site, safe="") / FILE, site
 
     def shadow(self, spec: DpSgd, noise_multiplier: float) -> Shadow | None:
-        """Where the run's canaries stand: as kept, or just tossed.  None where the run has none."""
-        if spec.audit is None:
+        """Where the run's canaries stand: as kept, or just tossed.  None where the run has none beside its sums."""
+        if spec.audit is None or spec.audit.kind != "gradients":
             return None
         traces, seed = traces_of(spec, noise_multiplier), spec.simulation_only_seed
         found = self.read(traces)

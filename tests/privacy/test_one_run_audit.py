@@ -23,6 +23,7 @@ from fedvision.schema import validate
 from fedvision.types import SiteId
 from privacy.attacks.audit import audited
 from privacy.attacks.canaries import Canaries, Shadow, traces_of
+from privacy.attacks.images import Pictures, pictures_at
 from privacy.attacks.one_run import Traces, judged, lower_bound, p_value, planned_guesses
 from privacy.commands import app
 from privacy.noise import for_simulation_only
@@ -234,6 +235,47 @@ def test_a_fault_at_one_site_is_found_and_named(tmp_path: Path) -> None:
     canaries.scored(dataclasses.replace(shadow, fresh=True), 9, 1)
     verdict = audited(folder.path)
     assert [site for site, found in verdict.sites.items() if found.alarm] == ["site-001"] and "at site-001" in verdict.words()[1]
+
+
+# ------------------------------------------------------------------------------------------------ canaries as images
+
+
+def test_canary_images_are_a_sites_examples_from_the_key_alone_and_those_that_are_out_stay_out() -> None:
+    own = _examples(0)
+    pictures = Pictures(np.array([True, False, True]), key=7)
+    images, labels = pictures.drawn((1, 4, 4), 3)
+    joined = pictures.among(own, 3)
+    assert len(joined) == 11
+    batch = joined.batch(np.array([10, 0, 9]))
+    assert torch.equal(batch.inputs[1], own.batch(np.array([0])).inputs[0]) and batch.targets.tolist() == [labels[2], 0, labels[0]]
+    assert torch.equal(batch.inputs[0], torch.from_numpy(images[2] / np.float32(255)))
+    nobody = Examples(own.source, np.arange(0))
+    assert torch.equal(pictures.among(nobody, 3).batch(np.array([1])).inputs, batch.inputs[:1])
+
+
+def test_canary_images_are_found_in_a_model_that_learned_them_and_said_to_be_in_it(tmp_path: Path) -> None:
+    audit = {"audit": {"kind": "images", "canaries": 60}, "noise_multiplier": 0.5, "divisor": 20.0, "delta": 1e-5}
+    experiment = _experiment(
+        audit, federation={"rounds": 2}, training={"steps": 60, "learning_rate": 1.0}, model={"name": "mlp", "width": 128}
+    )
+
+    def loud(stepper: Stepper) -> Stepper:
+        return dataclasses.replace(stepper, noise_multiplier=0.0)
+
+    folder, summary = simulate(experiment, tmp_path / "run", None, quiet=True, engine=_engine(loud))
+    assert any("canary images are IN this model: about 30 at each site" in note for note in summary["notes"])
+    bound = audited(folder.path).together.bound
+    assert (bound.canaries, bound.guesses) in {(120, 30), (120, 120)} and bound.right / bound.guesses > 0.7
+    assert json.loads((folder.path / "audit.json").read_text())["bound"]["right"] == bound.right
+
+
+def test_canary_images_are_the_same_in_every_round_and_their_loss_is_said(tmp_path: Path) -> None:
+    secret_spec = _stepper(audit={"kind": "images", "canaries": 40}).spec
+    first, again = (pictures_at(tmp_path, SiteId("a"), secret_spec) for _ in range(2))
+    assert first.key == again.key and np.array_equal(first.took_part, again.took_part) and 5 < first.took_part.sum() < 35
+    (tmp_path / "a" / "canary-images.npy").write_bytes(b"nothing of the kind")
+    with pytest.raises(RunFolderError, match="who of the canaries took part is lost"):
+        pictures_at(tmp_path, SiteId("a"), secret_spec)
 
 
 def test_a_run_without_canaries_is_exit_2_and_says_how_to_have_them(tmp_path: Path) -> None:
