@@ -128,6 +128,9 @@ class CoordinatorLedger:
         for name, value in wanted.items():
             if entry.body.get(name) != value:
                 raise UpdateRefused("ledger", f"the charge beside the reply is for another {name} than was asked for")
+        counted = self._received.get((request.round, request.attempt), {}).get(site)
+        if number <= self.heads.newest.get(site, (-1, ""))[0] and counted != [number, entry.hash]:
+            raise UpdateRefused("ledger", f"the charge beside the reply is entry {number}, which was counted before: its ledger went back")
         return number, entry.hash
 
     def receive(self, round: int, attempt: int, charges: Mapping[str, tuple[int, str]]) -> None:

@@ -237,6 +237,17 @@ def test_the_coordinator_counts_no_reply_without_the_sites_own_charge_for_this_r
         ledgers.coordinator.checked(b, lines[1], dataclasses.replace(sent, round=0))
 
 
+def test_the_coordinator_counts_no_reply_of_a_site_whose_ledger_went_back(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 4), tmp_path / "run")
+    play(ledgers, range(1))
+    path = ledgers.of(ledgers.sites[0]).chain.path
+    older = path.read_bytes()
+    play(ledgers, range(1, 2))
+    path.write_bytes(older)
+    with pytest.raises(UpdateRefused, match="entry 3, which was counted before: its ledger went back"):
+        play(ledgers, range(2, 3))
+
+
 def test_a_run_is_gone_on_with_by_the_keys_that_began_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledgers = begin(planned(2, 4), tmp_path / "run")
     monkeypatch.setenv("FEDVISION_STATE", str(tmp_path / "another user"))

@@ -86,6 +86,13 @@ def test_it_is_as_sound_in_another_place_with_the_roster_alone(run: Run, tmp_pat
     assert judged(Path(moved), run.roster).closed
 
 
+def test_sites_may_be_called_anything(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 3), tmp_path / "run", name="Spital Süd / {} 😀 ../%2F")
+    play(ledgers, range(2))
+    ledgers.close()
+    assert judged(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run))).closed
+
+
 # --------------------------------------------------------------------------------------------- without a key
 
 
