@@ -254,6 +254,18 @@ def test_a_run_is_gone_on_with_by_the_keys_that_began_it(tmp_path: Path, monkeyp
     site, c = ledgers.sites[0], ledgers.coordinator
     with pytest.raises(ConfigError, match=r"begun with another key.*FEDVISION_STATE"):
         SiteLedger(ledgers.states, Keyring.here().key(c.run, site), c.run, site, c.terms).join()
+    with pytest.raises(ConfigError, match=r"begun with another key.*FEDVISION_STATE"):
+        type(c)(c.chain.path.parent, Keyring.here().key(c.run, None), c.run, c.roster, c.terms).found({})
+
+
+def test_a_site_that_died_while_it_joined_pays_for_the_whole_plan_when_it_goes_on(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 4, privacy=SITE_LEVEL | {"mechanism": "central"}), tmp_path / "run", whole_plan=True)
+    path = ledgers.of(ledgers.sites[0]).chain.path
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    again = ledgers.of(ledgers.sites[0])
+    again.join()
+    again.join()
+    assert (again.rounds, again.chain.count) == (4, 2)
 
 
 # ---------------------------------------------------------------------------------------------------- a secret draw

@@ -151,7 +151,7 @@ def test_the_coordinators_last_entry_cut_is_said_to_be_for_an_outside_head(run: 
 
 def test_another_key_is_found(run: Run) -> None:
     resealed(run.site, Ed25519PrivateKey.generate(), lambda content: None)
-    assert run.fault("signature is not that of the key in the roster").line == 1
+    assert run.fault("signature is not by the key of this ledger").line == 1
 
 
 def test_a_sites_own_key_on_the_coordinators_ledger_is_found(run: Run) -> None:
