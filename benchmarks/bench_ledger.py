@@ -39,13 +39,13 @@ def verified(entries: int) -> dict[str, Any]:
         for cached in (_pld, _rho, prv_epsilon):
             cached.cache_clear()
         roster = Roster.read(roster_path(ledgers.coordinator.run))
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         found = verify(Path(folder) / "run", roster)
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
         size = sum(path.stat().st_size for path in Path(folder).rglob("ledger.jsonl"))
     assert found.closed and not found.notes
     return {
-        "entries": found.entries, "verify_seconds": seconds, "verify_us_an_entry": 1e6 * seconds / found.entries, "megabytes": size / 1e6,
+        "entries": found.entries, "verify_seconds": seconds, "verify_cpu_seconds": busy, "megabytes": size / 1e6,
         "write_us_an_entry": 1e6 * written / found.entries,
     }  # fmt: skip
 
@@ -59,6 +59,7 @@ def charged(rounds: int = 60) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder, (Path(folder) / "raw").open("wb", buffering=0) as raw:
         ledgers = begin(planned(SITES, rounds), Path(folder) / "run")
         opened = {site: ledgers.of(site) for site in ledgers.sites}
+        busy = time.process_time()
         for number in range(rounds):
             request = asked(ledgers, number)
             began = time.perf_counter()
@@ -83,10 +84,11 @@ def charged(rounds: int = 60) -> dict[str, Any]:
             raw.write(bytes(1500))
             os.fsync(raw.fileno())
             sync_ms.append(1e3 * (time.perf_counter() - began))
+    busy = 1e3 * (time.process_time() - busy) / (rounds * SITES)
     total = statistics.median(site_ms) + statistics.median(coordinator_ms)
     return {
         "charge_ms_a_site_and_round": total, "site_ms": statistics.median(site_ms), "coordinator_ms_a_site": statistics.median(coordinator_ms),
-        "one_sync_ms": statistics.median(sync_ms),
+        "charge_cpu_ms": busy, "one_sync_ms": statistics.median(sync_ms),
     }  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as state:
         os.environ["FEDVISION_STATE"] = state
-        found = {**charged(), **verified(given.entries), "limits": LIMITS}
+        found = {**charged(), **verified(given.entries), "limits": LIMITS, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     print(json.dumps(found, indent=1))
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(found, indent=1) + "\n")

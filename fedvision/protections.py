@@ -126,6 +126,7 @@ class Central(_Promise):
 
     mechanism: Literal["central"] = Field("central", description="dp_sgd, central or local")
     adaptive: Adaptive | None = Field(None, description="follow a quantile of the norms, starting at clip; null = the clip norm is fixed")
+    audit: Audit | None = Field(None, description="an attack on the run by canaries of its own, at the coordinator; null = none")
 
 
 class Local(_Promise):

@@ -157,13 +157,13 @@ def _train_with_canaries(config: Path, settings: list[str], out: Path | None) ->
 
     from fedvision.errors import ConfigError
     from fedvision.experiment import load
-    from fedvision.protections import DpSgd
+    from fedvision.protections import Central, DpSgd
 
     experiment = load(config, settings)
     spec = experiment.privacy
-    if not isinstance(spec, DpSgd):
+    if not isinstance(spec, DpSgd | Central):
         raise ConfigError(
-            f"{config}: privacy.mechanism = {getattr(spec, 'mechanism', None)}: canaries are for dp_sgd, whose noise falls at the sites"
+            f"{config}: privacy.mechanism = {getattr(spec, 'mechanism', None)}: canaries are for noise on sums, dp_sgd or central"
         )
     more = [] if spec.audit is not None else ["privacy.audit.canaries=1000"]
     run = out or Path("runs") / f"{experiment.name}-audit-{datetime.now():%Y%m%d-%H%M%S}"

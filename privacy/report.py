@@ -9,7 +9,7 @@ from typing import Any
 
 from fedvision.errors import ConfigError, FedvisionError, LedgerDamaged
 from fedvision.experiment import Experiment
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd
 from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.report import Plot, Section, Table, write_page
 from fedvision.types import RELATIONS, SiteId
@@ -242,10 +242,10 @@ def _account(read: Read, site: SiteId) -> str:
 
 def _tried(read: Read) -> list[Section]:
     if read.audit is None:
-        more = "`fedvision privacy audit` of its config trains one that has." if read.plan.mechanism == "dp_sgd" else ""
+        more = "`fedvision privacy audit` of its config trains one that has." if read.plan.mechanism != "local" else ""
         return [Section("audit", TRIED, [f"No canaries were in this run, so its promise rests on proof and program alone. {more}".strip()])]
     spec, bound, claimed = read.experiment.privacy, read.audit["bound"], read.audit["claimed"]
-    assert isinstance(spec, DpSgd) and spec.audit is not None
+    assert isinstance(spec, DpSgd | Central) and spec.audit is not None
     beside, inside = (
         "stood beside the noisy sums, none of them in the model",
         "were images of noise with labels at random, and are IN the model",

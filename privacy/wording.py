@@ -1,7 +1,7 @@
 """What a promise says, and what it does not, in words that a privacy officer can act on."""
 
 from fedvision.experiment import Experiment
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd
 from privacy.plan import Plan
 
 NOUN = {"example": "image", "subject": "subject", "site": "site"}
@@ -47,7 +47,7 @@ def uncovered(experiment: Experiment, plan: Plan) -> list[str]:
         "That a site took part, when, and how long it took: who answered in which round is in the record, and timing is not hidden.",
         "Wrong or malicious data, and a site's own program if it is not this one: the promise is about what this program releases.",
     ]
-    if isinstance(p, DpSgd) and p.audit is not None:
+    if isinstance(p, DpSgd | Central) and p.audit is not None:
         said.append(
             "The audit's silence: it finds too little noise, too much sampling and clipping that does not hold, not every possible fault."
         )

@@ -51,7 +51,7 @@ class Attempt:
     norms: list[float] = field(default_factory=list)
     fold_seconds: float = 0.0
     ledger: CoordinatorLedger | None = None
-    charges: dict[str, tuple[int, str]] = field(default_factory=dict)
+    charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -178,6 +178,7 @@ class Rounds:
                 self.masked.collect(attempt, self.exchange, requests, self.recorder.replied)
             if self.ledger is not None:
                 self.ledger.receive(number, count, attempt.charges)
+                attempt.charges.clear()
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
             if federation.on_missing == "stop":

@@ -54,7 +54,6 @@ def found_ledgers(
     roster = keyring.found(folder.run, sites)
     coordinator = CoordinatorLedger(folder.path, keyring.key(folder.run, None), folder.run, roster, terms)
     ledgers = Ledgers(coordinator, keyring, states, sites, experiment)
-    coordinator.chain.read()
     heads: dict[str, tuple[int, str]] = {}
     for site in sites:
         chain = ledgers.of(site)

@@ -27,10 +27,10 @@ def planned(sites: int, rounds: int, pld_every: int = 100, privacy: Mapping[str,
     return validate(Experiment, values, "rehearsal")
 
 
-def begin(experiment: Experiment, out: Path, whole_plan: bool = False) -> Ledgers:
+def begin(experiment: Experiment, out: Path, whole_plan: bool = False, name: str = "site-{:03d}") -> Ledgers:
     """A run folder at `out` and its ledgers, founded."""
     folder = RunFolder.create(experiment, "simulate", out)
-    sites = [SiteId(f"site-{number:03d}") for number in range(experiment.partition.sites or 0)]
+    sites = [SiteId(name.format(number)) for number in range(experiment.partition.sites or 0)]
     ledgers = found_ledgers(folder, folder.path / "sites", experiment, sites, whole_plan)
     assert ledgers is not None
     return ledgers

@@ -13,7 +13,7 @@ from fedvision.data.site import Examples
 from fedvision.errors import ConfigError, RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.models import build
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd
 from fedvision.schema import flat_values
 from fedvision.tasks import make_task
 from fedvision.tracking.environment import differences, environment
@@ -69,7 +69,7 @@ def simulate(
 
 def _attacked(experiment: Experiment, folder: RunFolder, summary: dict[str, Any], display: Progress) -> dict[str, Any]:
     """The summary, with what the run's own canaries say of its promise; as it is where it had none."""
-    if not isinstance(experiment.privacy, DpSgd) or experiment.privacy.audit is None:
+    if not isinstance(experiment.privacy, DpSgd | Central) or experiment.privacy.audit is None:
         return summary
     verdict = audited(folder.path)
     display.message("\n".join(verdict.words()))

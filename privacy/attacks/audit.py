@@ -20,18 +20,20 @@ from fedvision.data.datasets import DATASETS
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.models import build
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd
 from fedvision.tasks import make_task
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.types import Guarantee, SiteId
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
 from privacy.attacks.images import FILE as IMAGES
 from privacy.attacks.images import read_pictures, scored
-from privacy.attacks.one_run import CONFIDENCE, Bound, judged, planned_guesses
+from privacy.attacks.one_run import CONFIDENCE, Bound, Traces, judged, planned_guesses
+from privacy.client_level import CANARIES, noise_of_updates
 from privacy.ledger.spent import books
 from privacy.plan import Plan, plan_of
 
 RESULT = "audit.json"
+COORDINATOR = SiteId("the coordinator")
 BLIND = 0.25  # of canary images that are guessed: what they leave in a model cannot be rehearsed
 
 
@@ -102,13 +104,16 @@ def audited(run: Path) -> Verdict:
     folder = RunFolder.open(run)
     experiment = folder.experiment()
     spec = experiment.privacy
-    if not isinstance(spec, DpSgd) or spec.audit is None:
-        raise ConfigError(f"{run} had no canaries: train it again with --set privacy.audit.canaries=1000 (privacy.mechanism = dp_sgd)")
+    if not isinstance(spec, DpSgd | Central) or spec.audit is None:
+        raise ConfigError(
+            f"{run} had no canaries: train it again with --set privacy.audit.canaries=1000 (privacy.mechanism = dp_sgd or central)"
+        )
     plan = plan_of(experiment)
     kept = canaries_of(folder, experiment, plan)
     if not kept:
         raise ConfigError(f"{run}: no site has scored its canaries yet: no round was trained, or its folder of sites was left out")
     paid = {SiteId(book.site): 0 if book.last is None else book.last.rounds for book in books(folder.path)}
+    paid[COORDINATOR] = max(paid.values())  # what a site spends that was asked each time
     verdict = Verdict(*_judge(kept, paid, plan, spec.audit.kind), private=spec.simulation_only_seed is None)
     write_atomically(folder.path / RESULT, json.dumps(verdict.as_json(), indent=2).encode())
     return verdict
@@ -117,6 +122,8 @@ def audited(run: Path) -> Verdict:
 def canaries_of(folder: RunFolder, experiment: Experiment, plan: Plan) -> dict[SiteId, Shadow]:
     """The canaries of each site with their scores: kept at the sites, or where they are images, of the delivered model."""
     spec, states = experiment.privacy, folder.path / "sites"
+    if isinstance(spec, Central):
+        return _at_the_coordinator(folder, spec, plan)
     assert isinstance(spec, DpSgd) and spec.audit is not None
     traces = traces_of(spec, plan.noise_multiplier)
     if spec.audit.kind == "gradients":
@@ -128,6 +135,17 @@ def canaries_of(folder: RunFolder, experiment: Experiment, plan: Plan) -> dict[S
         return {}
     model, dataset = _delivered(folder, experiment)
     return {site: Shadow(p.took_part, scored(p, model, dataset), traces, 1) for site, p in pictures.items() if p is not None}
+
+
+def _at_the_coordinator(folder: RunFolder, spec: Central, plan: Plan) -> dict[SiteId, Shadow]:
+    """The canaries in the newest checkpoint's state."""
+    files = sorted((folder.path / "checkpoints").glob("round-*.safetensors"), key=lambda path: int(path.stem.removeprefix("round-")))
+    if not files:
+        return {}
+    tensors = load_file(files[-1])
+    traces = Traces(noise_of_updates(plan.noise_multiplier, spec.adaptive), 1.0, spec.relation == "replace_one")
+    took_part, scores = (tensors[f"{CANARIES}/{name}"].numpy() for name in ("took_part", "scores"))
+    return {COORDINATOR: Shadow(took_part, scores, traces, int(tensors["clip/round"]))}
 
 
 def _delivered(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Dataset]:

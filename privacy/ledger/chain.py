@@ -38,6 +38,7 @@ class Chain:
     ):
         self.path, self.key, self.take, self.apart = path, key, take, apart
         self.count, self.head = 0, FIRST
+        self._public = None if key is None else key.public_key()
         self._end = 0  # bytes that were read, all of them whole lines
         self._starts: array[int] = array("q")  # where each line begins
         self._handle: int | None = None
@@ -108,7 +109,7 @@ class Chain:
         content = os.pread(handle, size - self._end, self._end)
         for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]:
             try:
-                entry = parsed(line, self.count, self.head, signed=self.key is not None)
+                entry = parsed(line, self.count, self.head, self._public, signed=self.key is not None)
             except Broken as broken:
                 raise self._damaged(self.count + 1, str(broken)) from None
             self._accept(entry, len(line) + 1)

@@ -20,7 +20,7 @@ from fedvision.errors import LedgerDamaged, RunFolderError, UpdateRefused
 from fedvision.types import TrainRequest
 from privacy.account import request_hash, state_hash
 from privacy.ledger.chain import Broken, Chain, Entry, parsed
-from privacy.ledger.keys import Roster, public
+from privacy.ledger.keys import Roster, begun_by_another, not_yours, public
 from privacy.ledger.merkle import Heads
 from privacy.ledger.site import FILE, now
 from privacy.ledger.terms import Terms, made_with
@@ -40,7 +40,7 @@ class CoordinatorLedger:
     def __init__(self, folder: Path, key: Ed25519PrivateKey, run: str, roster: Roster, terms: Terms):
         self.run, self.roster, self.terms = run, roster, terms
         self.heads = Heads()
-        self._key = public(key)
+        self._key = key
         self._keys: dict[str, Ed25519PublicKey] = {}
         self._sent: dict[tuple[int, int], _Sent] = {}
         self._received: dict[tuple[int, int], dict[str, list[Any]]] = {}
@@ -67,19 +67,19 @@ class CoordinatorLedger:
 
     def found(self, heads: Mapping[str, tuple[int, str]]) -> None:
         """Begin the chain with the heads of the sites that have joined; one that was begun is gone on with."""
+        if begun_by_another(self.chain.path, self._key):
+            raise not_yours(self.chain.path)
         with self.chain.held():
             if self._begun is None:
                 self.chain.append(
                     {
-                        "kind": "plan", "run": self.run, "key": self._key, "sites": sorted(self.roster.sites), "time": now(),
+                        "kind": "plan", "run": self.run, "key": public(self._key), "sites": sorted(self.roster.sites), "time": now(),
                         "nonce": os.urandom(16).hex(), **self.terms.registered(), **made_with(),
                     },
                     sync=False,
                 )  # fmt: skip
-            elif (self._begun["run"], self._begun["key"]) != (self.run, self._key):
-                raise LedgerDamaged(
-                    f"{self.chain.path} is the ledger of run {self._begun['run']}, or of another key's: put back this run's own"
-                )
+            elif self._begun["run"] != self.run:
+                raise LedgerDamaged(f"{self.chain.path} is the ledger of run {self._begun['run']}: put back this run's own")
             if not self._joined:
                 self.chain.append({"kind": "joined", **self._counted(heads)})
 
@@ -128,6 +128,9 @@ class CoordinatorLedger:
         for name, value in wanted.items():
             if entry.body.get(name) != value:
                 raise UpdateRefused("ledger", f"the charge beside the reply is for another {name} than was asked for")
+        counted = self._received.get((request.round, request.attempt), {}).get(site)
+        if number <= self.heads.newest.get(site, (-1, ""))[0] and counted != [number, entry.hash]:
+            raise UpdateRefused("ledger", f"the charge beside the reply is entry {number}, which was counted before: its ledger went back")
         return number, entry.hash
 
     def receive(self, round: int, attempt: int, charges: Mapping[str, tuple[int, str]]) -> None:

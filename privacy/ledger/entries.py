@@ -93,5 +93,5 @@ def parsed(line: bytes, number: int, prev: str, key: Ed25519PublicKey | None = N
         try:
             key.verify(bytes.fromhex(tail[1].decode()), TAG + content)
         except InvalidSignature:
-            raise Broken("its signature is not that of the key in the roster") from None
+            raise Broken("its signature is not by the key of this ledger") from None
     return Entry(number, hashlib.sha256(line).hexdigest(), body)

@@ -123,6 +123,23 @@ def public(key: Ed25519PrivateKey) -> str:
     return key.public_key().public_bytes_raw().hex()
 
 
+def begun_by_another(ledger: Path, key: Ed25519PrivateKey) -> bool:
+    """Whether the first line of a ledger names another key than `key`, so that it can be checked but not gone on with."""
+    try:
+        with ledger.open("rb") as lines:
+            return bool(json.loads(lines.readline())["body"]["key"] != public(key))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def not_yours(ledger: Path) -> ConfigError:
+    """What is said of a ledger that another user began."""
+    return ConfigError(
+        f"{ledger} was begun with another key than this process has: a run is gone on with by the user, and on the machine, that began it; "
+        f"elsewhere set {PLACE} to that user's folder"
+    )
+
+
 def _is_key(value: Any) -> bool:
     """Whether it is an Ed25519 public key: 64 lower-case hexadecimal digits that `cryptography` takes."""
     if not isinstance(value, str) or not _PUBLIC.match(value):

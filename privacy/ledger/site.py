@@ -10,6 +10,8 @@ end          the run is over
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +19,9 @@ from urllib.parse import quote
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvision.errors import BudgetExhausted, ConfigError, LedgerDamaged
+from fedvision.errors import BudgetExhausted, LedgerDamaged
 from privacy.ledger.chain import FIRST, Chain, Entry
-from privacy.ledger.keys import PLACE, public
+from privacy.ledger.keys import begun_by_another, not_yours, public
 from privacy.ledger.terms import Terms, made_with
 
 FILE = "ledger.jsonl"
@@ -44,12 +46,12 @@ class SiteLedger:
     def __init__(self, states: Path, key: Ed25519PrivateKey, run: str, site: str, terms: Terms, account: str | None = None):
         self.run, self.site, self.terms, self.account = run, site, terms, account
         self.rounds, self.rdp = 0, np.zeros(len(terms.orders))
-        self._key = public(key)
+        self._key = key
         self._charges: dict[str, int] = {}  # entry of the newest charge for a request
         self._paid: set[int] = set()  # rounds with a charge
         self._settled: set[int] = set()  # entries
         self._pld: dict[int, float] = {}
-        self._begun: dict[str, Any] | None = None
+        self._begun: tuple[Any, Any] | None = None  # run and site of the first entry
         self._ended = False
         self.chain = Chain(site_ledger_path(states, site), key, self._take)
 
@@ -57,7 +59,7 @@ class SiteLedger:
         body = entry.body
         kind = body.get("kind")
         if kind == "plan":
-            self._begun = {name: body.get(name) for name in ("run", "site", "key", "config")}
+            self._begun = (body.get("run"), body.get("site"))
             self._pld = {int(mark): figure for mark, figure in body.get("pld", [])}
         elif kind == "charge":
             self.rounds, self.rdp = body["rounds"], np.asarray(body["rdp"])
@@ -69,35 +71,36 @@ class SiteLedger:
 
     # ------------------------------------------------------------------------------------------------------ joining
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The chain, all of it taken, while no one else can append.  ConfigError where another user's key began it."""
+        try:
+            with self.chain.held():
+                yield
+        except LedgerDamaged:
+            if begun_by_another(self.chain.path, self._key):
+                raise not_yours(self.chain.path) from None
+            raise
+
     def join(self, sync: bool = True) -> None:
         """Write the first entry, and where the plan is paid at joining its charge, unless the site has joined before.
-        ConfigError where it joined another run, or with another key."""
-        with self.chain.held():
-            if self._begun is not None:
-                self._check_own()
-                return
-            self.chain.append(
-                {
-                    "kind": "plan", "run": self.run, "site": self.site, "key": self._key, "account": self.account, "time": now(),
-                    "nonce": os.urandom(16).hex(), **self.terms.registered(), **made_with(),
-                },
-                sync and not self.terms.whole_plan,
-            )  # fmt: skip
-            if self.terms.whole_plan:
+        LedgerDamaged where the file is another run's or site's; ConfigError where another user began it."""
+        with self._held():
+            if self._begun is None:
+                self.chain.append(
+                    {
+                        "kind": "plan", "run": self.run, "site": self.site, "key": public(self._key), "account": self.account, "time": now(),
+                        "nonce": os.urandom(16).hex(), **self.terms.registered(), **made_with(),
+                    },
+                    sync and not self.terms.whole_plan,
+                )  # fmt: skip
+            self._check_own()
+            if self.terms.whole_plan and not self._charges:
                 self._charge("", None, None, "", FIRST, self.terms.event.clip, self.terms.rounds, sync)
 
     def _check_own(self) -> None:
-        assert self._begun is not None
-        if (self._begun["run"], self._begun["site"]) != (self.run, self.site):
-            raise LedgerDamaged(
-                f"{self.chain.path} is the ledger of site {self._begun['site']} in run {self._begun['run']}, and this is site {self.site} in run "
-                f"{self.run}: put back its own"
-            )
-        if self._begun["key"] != self._key:
-            raise ConfigError(
-                f"{self.chain.path} was begun with another key than this process has for site {self.site}: a run is gone on with by the user, and "
-                f"on the machine, that began it; elsewhere set {PLACE} to that user's folder"
-            )
+        if self._begun != (self.run, self.site):
+            raise LedgerDamaged(f"{self.chain.path} is the ledger of {self._begun}, and this is {(self.run, self.site)}: put back its own")
 
     # ---------------------------------------------------------------------------------------------------- spending
 
@@ -109,10 +112,8 @@ class SiteLedger:
         if self.terms.whole_plan:
             self.join()
             return
-        with self.chain.held():
-            if self._begun is None:
-                self.join()
-            self._check_own()
+        with self._held():
+            self.join()
             if self.terms.repeatable and request in self._charges:
                 return
             if self._ended:
@@ -140,7 +141,7 @@ class SiteLedger:
         Not synced: a charge that a power cut leaves unsettled is spent all the same."""
         if self.terms.whole_plan:
             return
-        with self.chain.held():
+        with self._held():
             number = self._charges[request]
             if number in self._settled:
                 return
@@ -151,7 +152,7 @@ class SiteLedger:
 
     def has(self, request: str) -> bool:
         """Whether there is a charge for a request."""
-        with self.chain.held():
+        with self._held():
             return request in self._charges
 
     def entry(self, request: str) -> bytes:
@@ -159,7 +160,7 @@ class SiteLedger:
         LedgerDamaged where it was never charged."""
         if self.terms.whole_plan:
             return b""
-        with self.chain.held():
+        with self._held():
             number = self._charges.get(request)
             if number is None:
                 raise LedgerDamaged(
@@ -170,10 +171,8 @@ class SiteLedger:
     def end(self, witness: str) -> tuple[int, str]:
         """Write that the run is over, with both figures of what was spent, unless that is the last word already; number and hash
         of the chain's last entry.  About a second, for the PLD figure."""
-        with self.chain.held():
-            if self._begun is None:
-                self.join()
-            self._check_own()
+        with self._held():
+            self.join()
             if not self._ended:
                 figures = {"rounds": self.rounds, "epsilon": self.terms.rdp(self.rdp), "pld": self.terms.pld(self.rounds)}
                 self.chain.append({"kind": "end", "witness": witness, **figures})

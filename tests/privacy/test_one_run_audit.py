@@ -25,6 +25,7 @@ from privacy.attacks.audit import audited
 from privacy.attacks.canaries import Canaries, Shadow, traces_of
 from privacy.attacks.images import Pictures, pictures_at
 from privacy.attacks.one_run import Traces, judged, lower_bound, p_value, planned_guesses
+from privacy.client_level import CentralNoise
 from privacy.commands import app
 from privacy.noise import for_simulation_only
 from privacy.plan import plan_of
@@ -276,6 +277,43 @@ def test_canary_images_are_the_same_in_every_round_and_their_loss_is_said(tmp_pa
     (tmp_path / "a" / "canary-images.npy").write_bytes(b"nothing of the kind")
     with pytest.raises(RunFolderError, match="who of the canaries took part is lost"):
         pictures_at(tmp_path, SiteId("a"), secret_spec)
+
+
+# ------------------------------------------------------------------------------------------ canaries at the coordinator
+
+
+def _central(**more: Any) -> Experiment:
+    promise = {"mechanism": "central", "noise_multiplier": 3.0, "delta": 1e-5, "clip": 0.5, "audit": {"canaries": 400}} | more
+    values = {**_experiment().model_dump(mode="json"), "training": {"epochs": 1, "batch_size": 32}, "privacy": promise}
+    return validate(Experiment, values, "test")
+
+
+def test_under_central_noise_canaries_are_sites_that_are_not_there_and_the_model_is_what_it_is_without_them(tmp_path: Path) -> None:
+    digests = []
+    for audit in ({"canaries": 400}, None):
+        folder, summary = simulate(_central(simulation_only_seed=3, audit=audit), tmp_path / str(audit is None), None, quiet=True)
+        digests.append(summary["model_sha256"])
+        if audit is not None:
+            verdict = audited(folder.path)
+            assert verdict.together.bound.canaries == 400 and not verdict.alarm
+            assert verdict.together.claimed.epsilon == pytest.approx(summary["privacy"]["epsilon"])
+    assert digests[0] == digests[1]
+
+
+def test_central_noise_that_was_broken_on_purpose_raises_the_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = CentralNoise.__init__
+
+    def quieter(self: CentralNoise, strategy: Any, spec: Any, sigma: float, sites: float) -> None:
+        release(self, strategy, spec, sigma / 10, sites)
+
+    monkeypatch.setattr(CentralNoise, "__init__", quieter)
+    folder, summary = simulate(_central(), tmp_path / "run", None, quiet=True)
+    assert audited(folder.path).alarm and summary["privacy"]["audit"]["alarm"]
+
+
+def test_canary_images_are_for_examples_not_for_whole_sites() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.audit\.kind = images and privacy\.mechanism = central"):
+        _central(audit={"kind": "images"})
 
 
 def test_a_run_without_canaries_is_exit_2_and_says_how_to_have_them(tmp_path: Path) -> None:

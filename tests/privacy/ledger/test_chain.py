@@ -69,7 +69,10 @@ def test_what_a_crash_tore_is_dropped_when_the_next_entry_is_written(tmp_path: P
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        (lambda lines: [lines[0], lines[1].replace(b'"round":1', b'"round":7'), lines[2]], "line 3: it does not continue"),
+        (
+            lambda lines: [lines[0], lines[1].replace(b'"round":1', b'"round":7'), lines[2]],
+            "line 3: it does not continue|line 2: its signature",
+        ),
         (lambda lines: [lines[0], lines[2]], "line 2: it says that it is entry 2"),
         (lambda lines: [lines[1], lines[0], lines[2]], "line 1: it says that it is entry 1"),
         (lambda lines: [lines[0], lines[0], lines[1], lines[2]], "line 2: it says that it is entry 0"),
@@ -93,6 +96,13 @@ def test_one_byte_of_a_signed_line_is_enough_to_see_it(place: int, tmp_path: Pat
     line[place] ^= 1
     with pytest.raises(Broken):
         parsed(bytes(line), 0, FIRST, KEY.public_key())
+
+
+def test_the_last_entry_changed_is_noticed_by_its_own_writer(tmp_path: Path) -> None:
+    path = _filled(tmp_path / "l.jsonl").path
+    path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":3'))
+    with pytest.raises(LedgerDamaged, match="line 3: its signature"):
+        Chain(path, KEY).append({"kind": "charge"})
 
 
 def test_a_signature_written_in_other_letters_is_none(tmp_path: Path) -> None:

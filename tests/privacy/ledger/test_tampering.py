@@ -86,6 +86,13 @@ def test_it_is_as_sound_in_another_place_with_the_roster_alone(run: Run, tmp_pat
     assert judged(Path(moved), run.roster).closed
 
 
+def test_sites_may_be_called_anything(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 3), tmp_path / "run", name="Spital Süd / {} 😀 ../%2F")
+    play(ledgers, range(2))
+    ledgers.close()
+    assert judged(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run))).closed
+
+
 # --------------------------------------------------------------------------------------------- without a key
 
 
@@ -144,7 +151,7 @@ def test_the_coordinators_last_entry_cut_is_said_to_be_for_an_outside_head(run: 
 
 def test_another_key_is_found(run: Run) -> None:
     resealed(run.site, Ed25519PrivateKey.generate(), lambda content: None)
-    assert run.fault("signature is not that of the key in the roster").line == 1
+    assert run.fault("signature is not by the key of this ledger").line == 1
 
 
 def test_a_sites_own_key_on_the_coordinators_ledger_is_found(run: Run) -> None:
