@@ -47,7 +47,7 @@ def budget_of(states: Path, site: SiteId) -> tuple[Budget, str | None]:
 def site_account(states: Path, site: SiteId, run: str, experiment: Experiment, plan: Plan, terms: Terms) -> RunAccount:
     """The account of `run` at `site`, joined."""
     budget, purpose = budget_of(states, site)
-    if purpose is None:
+    if purpose is None and not budget.path.exists():  # its limits are for good, also where another version would make others
         budget.open(site, simulated(experiment, site, terms, plan))
     budget.read()
     budget.join(run, purpose or "simulation")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from clients.answer import answer
 from clients.workbench import Workbench
@@ -22,6 +23,7 @@ from fedvision.schema import validate
 from fedvision.types import ClientUpdate, Declined, SiteId, TrainRequest
 from privacy.accountants import Phase, epsilon
 from privacy.budget import Budget, RunAccount
+from privacy.commands import app
 from privacy.ledger.figures import Event, rho
 from privacy.ledger.spent import books
 from privacy.ledger.terms import Terms
@@ -356,3 +358,50 @@ def test_noise_that_is_drawn_at_the_coordinator_is_charged_once_a_round_however_
         account.reserve(number, attempt)
         account.settle(number, attempt)
     assert account.budget.runs["run"].charges == [(0, 1), (1, 1)]
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def _said(*words: str) -> str:
+    result = CliRunner().invoke(app, ["account", *words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_an_account_is_opened_and_shown_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDVISION_STATE", str(tmp_path / "state"))
+    folder = str(tmp_path / "patients")
+    limits = ["--delta", "1e-5", "--lifetime", "8", "--per-run", "3", "--purpose", "research=5"]
+    opened = _said("open", folder, "--name", "patients", *limits)
+    pointer = json.loads(opened.splitlines()[-1].partition("account.json: ")[2])
+    assert pointer == {"account": folder, "head": pointer["head"], "purpose": "research"} and pointer["head"].startswith(
+        str(tmp_path / "state")
+    )
+    budget = Budget(Path(folder), Path(pointer["head"])).read()
+    budget.join("run", "research")
+    assert _spend(budget, "run", _event(4.0)) > 0
+    told = json.loads(_said("show", folder, "--json"))
+    assert {row["name"]: row["epsilon"] for row in told["limits"]} == {"lifetime": 8.0, "purpose research": 5.0}
+    assert all(0 < row["used"] < 1 and 0 < row["spent"] < row["epsilon"] for row in told["limits"])
+    (run,) = told["runs"]
+    assert (run["run"], run["purpose"], run["epsilon"]) == ("run", "research", 3.0) and run["rounds"] == len(budget.runs["run"].charges)
+    assert [entry["over"] for entry in told["declined"]] == ["the limit per run"]
+    assert "1 declined" in _said("show", folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lifetime", "0.001"], "lets nothing through"),
+        (["--lifetime", "8", "--purpose", "research"], "--purpose 'research': write it as name and ε"),
+        (["--lifetime", "8", "--unit", "image"], "unit 'image': allowed are example, subject, site"),
+    ],
+)
+def test_an_account_that_cannot_be_is_refused(tmp_path: Path, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _said("open", str(tmp_path / "a"), "--head", str(tmp_path / "h"), "--name", "a", "--delta", "1e-5", *words)
+    with pytest.raises(ConfigError, match="there is no account"):
+        _said("show", str(tmp_path / "a"), "--head", str(tmp_path / "h"))
