@@ -26,8 +26,14 @@ from privacy.wording import AGAINST, NOUN, UNIT, uncovered
 
 PAGE = "privacy.html"
 MOST_LISTED = 200  # sites, in the table
-MOST_DRAWN = 30
+MOST_DRAWN = 16
 TRIED = "What was tried against it"
+GRADES = (
+    (0.6, "hardly better than guessing"),
+    (0.75, "better than guessing, and far from sure"),
+    (0.9, "a weak promise, under which an attacker is often right"),
+    (1.0, "a very weak promise, under which an attacker is nearly always right"),
+)
 WRONGLY = (0.001, 0.01, 0.1)
 
 
@@ -124,11 +130,12 @@ def _alarm(read: Read) -> list[str]:
 
 
 def _verdict(read: Read) -> str:
-    g = read.plan.guarantee
+    g, right = read.plan.guarantee, read.tradeoff.right
+    grade = next(words for most, words in GRADES if right <= most)
     return (
-        f"For each {UNIT[g.unit]}: {AGAINST[read.plan.mechanism]} learns almost the same from this run as if that {NOUN[g.unit]} had not been in it. "
-        f"Asked whether it was, and knowing everything else, they are right in at most {_percent(read.tradeoff.right)} of cases, where a coin is "
-        f"right in 50 %. In numbers: {g}."
+        f"For each {UNIT[g.unit]}: what {AGAINST[read.plan.mechanism]} can find out about whether that {NOUN[g.unit]} was in this run is bounded. Asked "
+        f"about one, and knowing everything else, they are right in at most {_percent(right)} of cases, where a coin is right in 50 %: {grade}. In "
+        f"numbers: {g}."
     )
 
 
@@ -214,7 +221,8 @@ def _spent(read: Read) -> Section:
         Plot("ε spent against the budget of the run", spending(read.books, read.plan)),
         Plot("what became of the rounds", rounds(read.books[:MOST_DRAWN], read.plan, read.folder.rounds())),
     ]
-    return Section("spent", "What each site has spent", notes, plots, [Table(head, rows)])
+    folded = f"All {len(read.books):,} sites" if len(read.books) > MOST_DRAWN else ""
+    return Section("spent", "What each site has spent", notes, plots, [Table(head, rows, folded=folded)])
 
 
 def _row(read: Read, book: Book) -> list[str]:
@@ -255,14 +263,24 @@ def _tried(read: Read) -> list[Section]:
         f"{bound['canaries']:,} canaries {where}; a fair coin each decided which took part. From what "
         f"was released, {bound['guesses']:,} guesses were made and {bound['right']:,} were right, which a run with less than ε = {bound['epsilon']:.2f} "
         f"would allow in at most {1 - bound['confidence']:.0%} of cases (Steinke, Nasr, Jagielski 2023).",
-        f"Promised: ε = {claimed['epsilon']:.2f}. The bound being below it is as it should be, and no proof: a fault that lets out less than "
-        f"ε = {bound['most']:.2f} could have gone unseen." if not read.audit["alarm"] else "The bound is above what is promised: the promise is refuted.",
+        f"Promised: ε = {claimed['epsilon']:.2f}. {_meaning(read.audit)}",
     ]  # fmt: skip
     plots = [Plot("promised, and found by attack", attack(read.audit))]
     kept = canaries_of(read.folder, read.experiment, read.plan)
     if kept:
         plots.append(Plot("scores of the canaries", scores(kept.values()), "the more they part, the more was let out"))
     return [Section("audit", TRIED, notes, plots)]
+
+
+def _meaning(audit: Mapping[str, Any]) -> str:
+    most = audit["bound"]["most"]
+    if audit["alarm"]:
+        return "The bound is above what is promised: the promise is refuted."
+    if audit["blind"]:
+        return f"So many canaries can show no ε above {most:.2f}, which is under the promise: this audit could not have refuted it."
+    return (
+        f"The bound being below it is as it should be, and no proof: a fault that lets out less than ε = {most:.2f} could have gone unseen."
+    )
 
 
 def _again(read: Read, roster: Path | None) -> dict[str, str]:

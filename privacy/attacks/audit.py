@@ -90,7 +90,7 @@ class Verdict:
         elif self.together.blind:
             lines.append(
                 f"audit: {bound.canaries:,} canaries show no ε above {bound.most:.2f}, which is under the claim: no fault could have been seen; "
-                "raise privacy.audit.canaries, or lower privacy.delta"
+                "more of them show more while their number times δ is far below 1, so raise privacy.audit.canaries or lower privacy.delta"
             )
         else:
             lines.append(

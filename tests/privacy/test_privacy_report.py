@@ -68,7 +68,11 @@ def test_the_page_says_promise_spending_attack_and_how_to_check_again(tmp_path: 
     done = CliRunner().invoke(app, ["report", str(folder.path), "--out", str(page)])
     assert done.exit_code == 0 and str(page) in done.output
     said, plan = _text(page), plan_of(experiment)
-    assert str(plan.guarantee) in said and "For each image held at a site: everyone outside the site" in said
+    assert (
+        str(plan.guarantee) in said
+        and "For each image held at a site: what everyone outside the site" in said
+        and "a coin is right in 50 %: " in said
+    )
     assert f"all {plan.rounds} rounds paid" in said and " sound " in said
     paid = next(rounds for rounds in (1, 2) if f"site-001 {rounds} 3 " in said)
     assert f"site-001 {paid} 3 {plan.spent(paid).epsilon:.3f}" in said and "of ε = 1.35" in said
@@ -109,7 +113,7 @@ def test_a_site_level_run_says_whom_it_protects_and_that_the_coordinator_sees_up
     values = {**_experiment().model_dump(mode="json"), "training": {"epochs": 1, "batch_size": 32}, "privacy": central}
     folder, _ = simulate(validate(Experiment, values, "test"), tmp_path / "run", None, quiet=True)
     said = _text(draw_privacy(folder.path))
-    assert "For each site with all that it holds: everyone but the coordinator" in said
+    assert "For each site with all that it holds: what everyone but the coordinator" in said
     assert "The coordinator, who sees each site's update before the noise." in said
 
 
