@@ -56,9 +56,10 @@ def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
 
 
 def _notes(coordinator: Coordinator, sites: Sequence[SiteRecord], outside: str | None) -> Iterator[str]:
-    missed = sum(len(record.charges) - record.received for record in sites) if not coordinator.terms.body["whole_plan"] else 0
-    if missed:
-        yield f"{missed} charges have no receipt of the coordinator's: charged, not received, which counts as spent"
+    charges = 0 if coordinator.terms.body["whole_plan"] else sum(len(record.charges) for record in sites)
+    missed = charges - sum(record.received for record in sites)
+    if charges and missed:
+        yield f"charged, not received: {missed} of {charges} charges have no receipt of the coordinator's; they count as spent"
     if not coordinator.closed:
         yield (
             "the run is not closed: whether it went on beyond these entries, and an older copy of the whole folder was put in its place, can be "

@@ -288,7 +288,7 @@ def test_a_charge_that_the_coordinator_never_received_is_fine_and_counts(tmp_pat
     play(ledgers, range(2), lost=[ledgers.sites[1]])
     ledgers.close()
     found = judged(tmp_path / "run", Roster.read(roster_path(ledgers.coordinator.run)))
-    assert [s.rounds for s in found.sites] == [2, 2, 2] and "2 charges have no receipt" in found.notes[0]
+    assert [s.rounds for s in found.sites] == [2, 2, 2] and "2 of 6 charges have no receipt" in found.notes[0]
 
 
 def test_a_request_that_tells_another_witness_is_found(run: Run) -> None:
