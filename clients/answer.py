@@ -13,7 +13,7 @@ from clients.training import Correct, learning_rate, mean_loss
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated
 from fedvision.data.site import Site
-from fedvision.errors import OutOfRange
+from fedvision.errors import LedgerDamaged, OutOfRange
 from fedvision.evaluation import measure
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT
@@ -34,6 +34,9 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
         if isinstance(request, SecureRequest):
             return answer_masked(request, site, bench, train)
         return train(request, site, bench)
+    except LedgerDamaged as error:
+        log.error("site %s, round %d: %s", site.id, request.round, error)
+        return Declined(site.id, request.round, "ledger", "its record of what was spent is not as it was written, so it spends no more")
     except OutOfRange as error:
         return Declined(site.id, request.round, "out_of_range", str(error))
     except Exception as error:  # the boundary of a site: its failure is a value, so that the other sites go on

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from clients.private import charged
 from clients.workbench import Workbench
 from fedvision.data.site import Site
 from fedvision.errors import AggregationRefused, RunFolderError, UpdateRefused
@@ -51,18 +52,20 @@ def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
 def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
     secure = open_masking(bench.states.folder, site.id, bench)
-    replies = []
+    replies, entry = [], b""
     try:
         for content in request.messages:
             message = from_bytes(content)
             contribution = _contribution(message.session, request, site, bench, train) if isinstance(message, Begin) else None
             unasked = isinstance(message, Begin) and contribution is None
             replies.append(to_bytes(_unasked(message, site.id) if unasked else secure.answer(message, contribution)))
+            if contribution is not None and bench.protection is not None and request.train is not None:
+                entry = charged(request.train, site.id, bench)
     except _Declined as declined:
         return declined.reply
     except AggregationRefused as refused:  # bytes that are no message
         return Declined(site.id, request.round, refused.check, str(refused))
-    return SecureReply(site.id, request.round, tuple(replies))
+    return SecureReply(site.id, request.round, tuple(replies), entry)
 
 
 def _unasked(message: Begin, site: SiteId) -> Refusal:

@@ -4,7 +4,7 @@ What leaves is the update alone, after noise (dp_sgd, local) or clipped for the 
 count, no size, and no refusal that depends on them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +23,19 @@ from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT
-from fedvision.types import ClientUpdate, Declined, State, TrainRequest
-from privacy.account import Odometer, Replies
+from fedvision.types import ClientUpdate, Declined, SiteId, State, TrainRequest
+from privacy.account import Replies, request_hash, state_hash
+from privacy.attacks.canaries import Canaries
+from privacy.attacks.images import pictures_at
+from privacy.budget import RunAccount
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
+from privacy.ledger.keys import Keyring
+from privacy.ledger.site import SiteLedger
+from privacy.ledger.terms import Terms
 from privacy.noise import Source, for_simulation_only, secret
 from privacy.plan import Plan, plan_of
+from privacy.site_account import site_account
 from privacy.training import Stepper, make_stepper, train_privately
 
 if TYPE_CHECKING:
@@ -37,10 +44,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Protection:
-    """What a worker needs to keep the promise.  stepper: of dp_sgd."""
+    """What a worker needs to keep the promise, and to keep record of it.  stepper: of dp_sgd."""
 
     plan: Plan
     stepper: Stepper | None
+    terms: Terms
 
 
 def protect(
@@ -57,7 +65,25 @@ def protect(
         if isinstance(p, DpSgd)
         else None
     )
-    return Protection(plan, stepper)
+    return Protection(plan, stepper, Terms.of(experiment, plan))
+
+
+def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
+    """The site's chain of this run, opened once a worker."""
+    assert bench.protection is not None
+    known = bench.ledgers.get(site)
+    if known is None or known.run != run:
+        key = Keyring.here().key(run, site)
+        known = bench.ledgers[site] = SiteLedger(
+            bench.states.folder, key, run, site, bench.protection.terms, account_of(run, site, bench).head
+        )
+    return known
+
+
+def charged(request: TrainRequest, site: SiteId, bench: "Workbench") -> bytes:
+    """The line of the site's ledger that charges `request`; none where it was not charged."""
+    ledger, asked = ledger_of(request.run, site, bench), request_hash(request)
+    return ledger.entry(asked) if ledger.has(asked) else b""
 
 
 def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate | Declined:
@@ -67,23 +93,36 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
     if p.simulation_only_seed is not None and experiment.data.dataset in OWN_IMAGES:
         return Declined(site.id, request.round, "not_private", "privacy.simulation_only_seed: noise that repeats, on images of one's own")
     kept = Replies(bench.states.folder, site.id) if keeps_replies(experiment) else None
+    ledger, asked = ledger_of(request.run, site.id, bench), request_hash(request)
     if kept is not None:
         kept.forget(request.counted)
         vector = kept.find(request, bench.layout.digest)
         if vector is not None:
-            return _update(request, site, bench, vector)
-    account = Odometer(bench.states.folder, site.id, bench.protection.plan, repeatable=kept is None) if p.mechanism != "central" else None
-    if account is not None:
-        try:
-            account.reserve(request.round, request.attempt)
-        except BudgetExhausted as error:
-            return Declined(site.id, request.round, "budget", str(error))
-    reply = _train(request, site, bench)
+            return _update(request, site, bench, vector, ledger.entry(asked))
+    clip = float(request.extras[EXTRA]["clip"]) if isinstance(p, Central) else p.clip
+    account = account_of(request.run, site.id, bench)
+    try:
+        account.reserve(request.round, request.attempt)
+        ledger.charge(asked, request.round, request.attempt, state_hash(request.model), request.witness, clip)
+    except BudgetExhausted as error:
+        return Declined(site.id, request.round, "budget", str(error))
+    reply = replace(_train(request, site, bench), entry=ledger.entry(asked))
     if kept is not None:
         kept.keep(request, reply)
-    if account is not None:
-        account.settle(request.round, request.attempt)
+    account.settle(request.round, request.attempt)
+    ledger.settle(asked)
     return reply
+
+
+def account_of(run: str, site: SiteId, bench: "Workbench") -> RunAccount:
+    """The account that pays for the site's part in this run, opened once a worker."""
+    assert bench.protection is not None
+    known = bench.accounts.get(site)
+    if known is None or known.run != run:
+        known = bench.accounts[site] = site_account(
+            bench.states.folder, site, run, bench.experiment, bench.protection.plan, bench.protection.terms
+        )
+    return known
 
 
 def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate:
@@ -102,7 +141,14 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     if isinstance(p, DpSgd):
         assert bench.protection.stepper is not None
         steps, optimizer = training.steps or 1, bench.fresh_optimizer(rate)
-        train_privately(bench.model, bench.protection.stepper, site.train, steps, optimizer, source, bench.rule.correct(start))
+        canaries = Canaries(bench.states.folder, site.id)
+        shadow = canaries.shadow(p, bench.protection.plan.noise_multiplier)
+        examples = site.train
+        if p.audit is not None and p.audit.kind == "images":
+            examples = pictures_at(bench.states.folder, site.id, p).among(examples, len(bench.task.classes))
+        train_privately(bench.model, bench.protection.stepper, examples, steps, optimizer, source, bench.rule.correct(start), shadow)
+        if shadow is not None:
+            canaries.scored(shadow, request.round, request.attempt)
         fields, keep = bench.rule.finish(start, Fitted(float("nan"), 0, steps, rate * steps), {})
         values: dict[str, Any] = {**bench.updates(request.model), **fields}
     else:
@@ -130,8 +176,8 @@ def _clipped(request: TrainRequest, bench: "Workbench", source: Source) -> dict[
     return {"weights": noisy(bounded, bench.protection.plan.noise_multiplier * clip, source)}
 
 
-def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray) -> ClientUpdate:
+def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray, entry: bytes = b"") -> ClientUpdate:
     """The reply.  Its `work`, which the simulated clock runs on, is a public number too."""
     p, steps = bench.experiment.privacy, bench.experiment.training.steps or 1
     work = round(steps * p.divisor * p.views) if isinstance(p, DpSgd) else steps * (bench.experiment.training.batch_size or 1)
-    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, work)
+    return ClientUpdate(site.id, request.round, request.attempt, vector, bench.layout.digest, work, entry)

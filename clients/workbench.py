@@ -1,6 +1,6 @@
 """Workbench: what one worker builds once and uses for every site that it serves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from fedvision.models import Parts, build, parts
 from fedvision.sums import Encoder, Layout, Unwritten, Values
 from fedvision.tasks import task_of
 from fedvision.types import SiteId, State, TrainRequest
+from privacy.budget import RunAccount
+from privacy.ledger.site import SiteLedger
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -50,6 +52,8 @@ class Workbench:
     protection: Protection | None
     recipe: Recipe | None = None
     straight: bool = False  # whether each update is added up before the next site is opened
+    accounts: dict[SiteId, RunAccount] = field(default_factory=dict)
+    ledgers: dict[SiteId, SiteLedger] = field(default_factory=dict)
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod

@@ -239,6 +239,10 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
             f"privacy.clip = {p.clip:g} is over encoding.range_weights = {e.encoding.range_weights:g}: a site whose update does not fit would decline, "
             "and so tell of it; lower clip or raise range_weights"
         )
+    if isinstance(p, Central) and p.audit is not None and p.audit.kind == "images":
+        yield "privacy.audit.kind = images and privacy.mechanism = central exclude each other: a canary would be a whole site; set kind to gradients"
+    if isinstance(p, DpSgd) and p.audit is not None and p.audit.kind == "images" and e.task != "classification":
+        yield f"privacy.audit.kind = images and task = {e.task} exclude each other: its canaries have labels of classes; set kind to gradients"
     if p.simulation_only_seed is not None and e.data.dataset in OWN_IMAGES:
         yield (
             f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = {e.data.dataset} exclude each other: noise that can be "

@@ -4,6 +4,7 @@
     ├── ConfigError               exit 2   a key, value or combination in a config that cannot be
     │   └── ModelRefused          exit 2   a model, loss or algorithm that a protection cannot protect
     ├── BudgetExhausted           (caught by the site: a step that its plan does not pay for -> Declined)
+    │   └── AccountExhausted      (caught by the site: over a limit of its own account; the message stays with the site)
     ├── DataError                 exit 1   images, labels or manifests that cannot be used
     │   └── CorruptImage
     ├── UpdateRefused             (caught by the coordinator: a site's reply that is not what was asked for)
@@ -12,7 +13,8 @@
     ├── AggregationRefused        (secure aggregation: a message that a site or the coordinator does not act on, by the name of a check)
     ├── RoundFailed               exit 1   a round that did not get its minimum number of replies
     ├── EngineError               exit 1   workers or a cluster that cannot be started or died for good
-    └── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
+    ├── RunFolderError            exit 1   a run folder that cannot be written, read or resumed
+    └── LedgerDamaged             exit 1   a record of what was spent that is not as it was written (a site declines)
 
 A site that says no is not an error: it is the value `fedvision.types.Declined`.
 """
@@ -36,6 +38,10 @@ class ModelRefused(ConfigError):
 
 class BudgetExhausted(FedvisionError):
     """A step that would spend more than was planned; the site answers `Declined` before anything is computed."""
+
+
+class AccountExhausted(BudgetExhausted):
+    """A step over a limit of the site's own account: the message says which, and is for the site alone."""
 
 
 class DataError(FedvisionError):
@@ -80,3 +86,7 @@ class EngineError(FedvisionError):
 
 class RunFolderError(FedvisionError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class LedgerDamaged(FedvisionError):
+    """A record of what was spent that is not as it was written: names the file, the line and what is wrong with it."""

@@ -7,7 +7,7 @@ and the `config.yaml` of each run folder are complete.  What may be combined wit
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,7 @@ from fedvision.brought import from_folder, is_brought
 from fedvision.compatible import complaints
 from fedvision.holdings import Data, Partition
 from fedvision.learning import METRICS, Evaluation, Model, Training
-from fedvision.protections import Central, DpSgd, Local
+from fedvision.protections import Central, DpSgd, Ledger, Local
 from fedvision.schema import Positive, Probability, Section, read_yaml, validate, with_settings
 
 # --------------------------------------------------------------------------------------- the rounds and who takes part
@@ -58,6 +58,10 @@ class Conditions(Section):
     misbehaving: dict[str, Misbehaviour] = Field(
         default_factory=dict,
         description="sites that send rubbish or take their worker with them, by name, and how: a test of the coordinator and of the engine",
+    )
+    budgets: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="sites whose account holds less than the plan, by name: ε for its whole life, at privacy.delta; they decline beyond it",
     )
 
     @property
@@ -134,6 +138,7 @@ class Experiment(Section):
     model: Model = Field(default_factory=Model)
     training: Training = Field(default_factory=Training)
     privacy: DpSgd | Central | Local | None = Field(None, discriminator="mechanism", description="what the run promises; null = nothing")
+    ledger: Ledger = Field(default_factory=Ledger)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     encoding: Encoding = Field(default_factory=Encoding)
     secure_aggregation: SecureAggregation = Field(default_factory=SecureAggregation)

@@ -39,6 +39,26 @@ class _Promise(Section):
         return self
 
 
+class Audit(Section):
+    """An attack on the run itself, whose lower bound stands beside ε.  Steinke, Nasr, Jagielski 2023."""
+
+    kind: Literal["gradients", "images"] = Field(
+        "gradients",
+        description="canaries beside the noisy sums, none of them in the model; or images with labels at random, which are in it",
+    )
+    canaries: int = Field(
+        1000, ge=20, le=1_000_000, description="m, at each site; each takes part in the run by a fair coin; more show larger faults"
+    )
+
+
+class Ledger(Section):
+    """The record of what a private run spends; `fedvision privacy verify` checks it."""
+
+    pld_every: int = Field(
+        100, ge=1, description="charges of a site between two PLD figures in its ledger; each takes about a second once a run"
+    )
+
+
 class DpSgd(_Promise):
     """Noise in every step at the sites: the promise holds for an example or a subject, against everyone outside the site."""
 
@@ -65,6 +85,8 @@ class DpSgd(_Promise):
     gradients: Literal["bookkeeping", "opacus"] = Field(
         "bookkeeping", description="how per-unit gradients are made: our kernels in one backward pass, or Opacus' functorch mode"
     )
+
+    audit: Audit | None = Field(None, description="an attack on the run by canaries of its own; null = none")
 
     @model_validator(mode="after")
     def _fits(self) -> "DpSgd":
@@ -104,6 +126,7 @@ class Central(_Promise):
 
     mechanism: Literal["central"] = Field("central", description="dp_sgd, central or local")
     adaptive: Adaptive | None = Field(None, description="follow a quantile of the norms, starting at clip; null = the clip norm is fixed")
+    audit: Audit | None = Field(None, description="an attack on the run by canaries of its own, at the coordinator; null = none")
 
 
 class Local(_Promise):

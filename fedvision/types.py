@@ -18,6 +18,7 @@ class TrainRequest:
 
     model: what the sites load, by parameter name.
     extras: the algorithm's own fields, e.g. SCAFFOLD's c as {"control": {...}}.
+    witness: in a private run, Merkle root of all sites' ledgers as counted so far, which the site's own entry repeats.
     counted: the last round whose reply of THIS site entered the model; the site's own state of that round, and no
         other, becomes current.  None: none so far.
     """
@@ -28,6 +29,7 @@ class TrainRequest:
     model: State
     extras: Mapping[str, State] = field(default_factory=dict)
     counted: int | None = None
+    witness: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class ClientUpdate:
         loop that adds it up before its site's worker goes on.
     layout: the layout's digest, so that two parties who mean different numbers find out.
     work: examples that went through the model: what the simulated clock runs on.
+    entry: in a private run, the line of the site's ledger that charges this request.
     """
 
     site: SiteId
@@ -73,6 +76,7 @@ class ClientUpdate:
     vector: Any
     layout: str
     work: int = 0
+    entry: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,13 @@ class Lost:
 
 @dataclass(frozen=True)
 class SecureReply:
-    """A site's answers to a `SecureRequest`, one a message, in their bytes; nothing of the site beside them."""
+    """A site's answers to a `SecureRequest`, one a message, in their bytes; nothing of the site beside them but, in a private
+    run, the line of its ledger (`entry`) that charges the vector among them."""
 
     site: SiteId
     round: int
     messages: tuple[bytes, ...]
+    entry: bytes = b""
 
 
 @dataclass(frozen=True)

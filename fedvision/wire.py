@@ -135,7 +135,7 @@ def request_records(requests: Mapping[SiteId, Request], premises: Premises) -> I
                 fields["counted"] = carrier.counted
             content["model"] = once(carrier.model)
         if isinstance(carrier, TrainRequest):
-            fields["attempt"] = carrier.attempt
+            fields |= {"attempt": carrier.attempt, "witness": carrier.witness}
             content |= {f"extra/{name}": once(state) for name, state in carrier.extras.items()}
         yield site, RecordDict(content | {"request": ConfigRecord(fields)})
 
@@ -154,7 +154,7 @@ def request_of(content: RecordDict) -> tuple[SiteId, Request]:
     if kind == "evaluate":
         return site, EvaluateRequest(run, round, model, _get(fields, "part", str), counted)
     extras = {name.removeprefix("extra/"): state_of(_arrays(content, name)) for name in content if name.startswith("extra/")}
-    train = TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted)
+    train = TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted, _get(fields, "witness", str))
     return site, train if kind == "train" else SecureRequest(run, round, messages_of(content), train)
 
 
@@ -176,12 +176,14 @@ def reply_record(reply: Reply, seconds: float) -> RecordDict:
     """A site's reply; `seconds` that it worked on it."""
     fields: dict[str, Any] = {"site": reply.site, "round": reply.round, "seconds": seconds}
     if isinstance(reply, ClientUpdate):
-        fields |= {"kind": "update", "attempt": reply.attempt, "layout": reply.layout, "work": reply.work}
+        fields |= {"kind": "update", "attempt": reply.attempt, "layout": reply.layout, "work": reply.work, "entry": reply.entry}
         return RecordDict({"reply": ConfigRecord(fields), "arrays": arrays_of({"vector": reply.vector})})
     if isinstance(reply, Measured):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "measured"}), "arrays": arrays_of(reply.sums)})
     if isinstance(reply, SecureReply):
-        return RecordDict({"reply": ConfigRecord(fields | {"kind": "masked"}), "messages": messages_record(reply.messages)})
+        return RecordDict(
+            {"reply": ConfigRecord(fields | {"kind": "masked", "entry": reply.entry}), "messages": messages_record(reply.messages)}
+        )
     if isinstance(reply, Declined):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "declined", "code": reply.code, "reason": reply.reason})})
     raise TypeError(f"a {type(reply).__name__} is the exchange's word, and no site sends it")
@@ -199,11 +201,11 @@ def reply_of(content: RecordDict) -> tuple[Reply, float]:
         attempt, layout, work = _get(fields, "attempt", int), _get(fields, "layout", str), _get(fields, "work", int)
         if work < 0:
             raise Malformed(f"reply: {work} examples of work")
-        return ClientUpdate(site, round, attempt, vector, layout, work), seconds
+        return ClientUpdate(site, round, attempt, vector, layout, work, _get(fields, "entry", bytes)), seconds
     if kind == "measured":
         return Measured(site, round, {name: numbers_of(array, name) for name, array in _arrays(content, "arrays").items()}), seconds
     if kind == "masked":
-        return SecureReply(site, round, messages_of(content)), seconds
+        return SecureReply(site, round, messages_of(content), _get(fields, "entry", bytes)), seconds
     if kind == "declined":
         return Declined(site, round, _get(fields, "code", str)[:40], _get(fields, "reason", str)[:400]), seconds
     raise Malformed(f"a reply of kind {kind[:40]!r}; there are update, measured, masked and declined")

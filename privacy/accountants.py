@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedvision.errors import ConfigError
 from fedvision.types import RELATIONS, Guarantee
@@ -61,7 +62,7 @@ def epsilon(phases: Sequence[Phase], delta: float, accountant: str = "pld", rela
     if not phases:
         return 0.0
     if accountant == "pld":
-        return _pld(merged(phases), delta, relation, grid)
+        return _pld(tuple(merged(phases)), delta, relation, grid)
     return ACCOUNTANTS[accountant](merged(phases), delta, relation)
 
 
@@ -76,15 +77,31 @@ def merged(phases: Sequence[Phase]) -> list[Phase]:
 
 def pld(phases: Sequence[Phase], delta: float, relation: str) -> float:
     """ε by privacy loss distributions: an upper bound, all three relations."""
-    return _pld(phases, delta, relation, GRID)
+    return _pld(tuple(phases), delta, relation, GRID)
 
 
-def _pld(phases: Sequence[Phase], delta: float, relation: str, grid: float) -> float:
+@lru_cache(maxsize=4096)  # most of a second each, and plan, odometer and ledger ask for the same ones
+def _pld(phases: tuple[Phase, ...], delta: float, relation: str, grid: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    account = PLDAccountant(_relation(relation), grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO))
+    fine = grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO)
+    if len(phases) == 1 and phases[0].sampling_rate < 1:
+        phase = phases[0]
+        composed = _losses(phase.noise_multiplier, phase.sampling_rate, relation, fine).self_compose(phase.steps)
+        return _finite(float(composed.get_epsilon_for_delta(delta)), phases)
+    account = PLDAccountant(_relation(relation), fine)
     account.compose(_event(phases))
     return _finite(float(account.get_epsilon(delta)), phases)
+
+
+@lru_cache(maxsize=4)  # half of a composition's time, and the same for every number of steps
+def _losses(sigma: float, rate: float, relation: str, grid: float):  # type: ignore[no-untyped-def]
+    """The losses of one sampled noisy sum, as `PLDAccountant` forms them."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=sigma, value_discretization_interval=grid, sampling_prob=rate, neighboring_relation=_relation(relation)
+    )
 
 
 def _rough(phases: Sequence[Phase], delta: float, relation: str) -> float:

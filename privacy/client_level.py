@@ -24,9 +24,11 @@ from fedvision.errors import ConfigError
 from fedvision.protections import Adaptive, Central
 from fedvision.sums import Layout
 from fedvision.types import State
+from privacy.attacks.one_run import Traces
 from privacy.noise import Source, for_simulation_only, secret
 
 UNCLIPPED = "unclipped"  # the field of the bits b_i
+CANARIES = "canaries"  # the part of a state that holds them
 EXTRA = "privacy"  # the part of a request that carries C
 
 
@@ -109,8 +111,15 @@ class CentralNoise:
         self.deviation = noise_of_updates(sigma, spec.adaptive)
 
     def init(self, model: State) -> Any:
-        """The strategy's, and C."""
-        return joined(self.strategy.init(model), clip={"C": torch.tensor(self.spec.clip, dtype=torch.float64), "round": torch.tensor(0)})
+        """The strategy's, C, and the canaries where the run has some: sites that are not there, each with a number of its own
+        beside the sum."""
+        more = {"clip": {"C": torch.tensor(self.spec.clip, dtype=torch.float64), "round": torch.tensor(0)}}
+        if self.spec.audit is not None:
+            seed = self.spec.simulation_only_seed
+            source = secret() if seed is None else for_simulation_only(seed, "central", "canaries")
+            took_part = torch.from_numpy(source.uniform(self.spec.audit.canaries) < 0.5)
+            more[CANARIES] = {"took_part": took_part, "scores": torch.zeros(len(took_part), dtype=torch.float64)}
+        return joined(self.strategy.init(model), **more)
 
     def weights(self, state: Any) -> State:
         """What the sites load."""
@@ -130,7 +139,18 @@ class CentralNoise:
         if self.spec.adaptive is not None:
             limit = sent.total.layout.by_name["weights"].limit  # beyond it a site would decline, and so tell of its update
             clip = min(next_clip(clip, self.spec.adaptive, self._share(sent, source)), limit)
-        return joined(after, clip={"C": torch.tensor(clip, dtype=torch.float64), "round": torch.tensor(number + 1)})
+        more = {"clip": {"C": torch.tensor(clip, dtype=torch.float64), "round": torch.tensor(number + 1)}}
+        if self.spec.audit is not None:
+            more[CANARIES] = self._scored(getattr(state, CANARIES), float(state.clip["C"]), source)
+        return joined(after, **more)
+
+    def _scored(self, kept: State, clip: float, source: Source) -> dict[str, Tensor]:
+        """The canaries' scores with this round's release, under the round's own noise."""
+        replaced = self.spec.relation == "replace_one"
+        places = torch.where(kept["took_part"], clip, -clip if replaced else 0.0).float()
+        source.add_gaussian(places, self.deviation * clip)
+        seen = Traces(self.deviation, 1.0, replaced).ratios(places.double().numpy() / clip)
+        return {"took_part": kept["took_part"], "scores": kept["scores"] + torch.from_numpy(seen)}
 
     def _release(self, sent: Any, clip: float, source: Source) -> NoisySum:
         slots = sent.total.layout.slots["weights"]

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedvision.cli import Config, Settings
+from privacy.account_commands import app as accounts
+from privacy.ledger.commands import spent, verify
 
 if TYPE_CHECKING:
     from fedvision.types import Guarantee
     from privacy.accountants import Phase
 
 app = typer.Typer(no_args_is_help=True, help="What a run promises, what it costs, and whether the promise can be kept.")
+app.add_typer(accounts, name="account")
+app.command(epilog="Example: fedvision privacy verify runs/demo-dp --roster roster.json")(verify)
+app.command(epilog="Example: fedvision privacy spent runs/demo-dp")(spent)
 
 Json = Annotated[bool, typer.Option("--json", help="One object on the last line of stdout.")]
 
@@ -118,3 +123,62 @@ def check_model(config: Config, settings: Settings = [], as_json: Json = False) 
     for finding in findings:
         print(f"ok: {finding}")
     print(f"{experiment.model.name} can be protected by {experiment.privacy.mechanism}")
+
+
+@app.command(epilog="Example: fedvision privacy audit configs/quickstart_dp.yaml --set privacy.audit.canaries=1000")
+def audit(
+    target: Annotated[Path, typer.Argument(help="A run folder with canaries, or a config to train with them.", metavar="RUN|CONFIG")],
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the run that a config is trained in; default: runs/NAME-audit-TIME.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a run with its own canaries: a lower bound on ε beside the claim.  Exit 1 where the claim is refuted, 2 without canaries."""
+    from fedvision.errors import ConfigError
+    from privacy.attacks.audit import audited
+
+    if target.is_dir() and (settings or out is not None):
+        raise ConfigError(f"{target} is a run that is done: --set and --out are for a config that is to be trained")
+    run = target if target.is_dir() else _train_with_canaries(target, settings, out)
+    verdict = audited(run)
+    if as_json:
+        print(json.dumps({"run_dir": str(run), **verdict.as_json()}))
+    else:
+        print(*verdict.words(), sep="\n")
+    if verdict.alarm:
+        raise typer.Exit(1)
+
+
+def _train_with_canaries(config: Path, settings: list[str], out: Path | None) -> Path:
+    """The folder of a new run, trained by `fedvision simulate`: the package above this one, found as its users find it."""
+    from datetime import datetime
+    from importlib.metadata import entry_points
+
+    from fedvision.errors import ConfigError
+    from fedvision.experiment import load
+    from fedvision.protections import Central, DpSgd
+
+    experiment = load(config, settings)
+    spec = experiment.privacy
+    if not isinstance(spec, DpSgd | Central):
+        raise ConfigError(
+            f"{config}: privacy.mechanism = {getattr(spec, 'mechanism', None)}: canaries are for noise on sums, dp_sgd or central"
+        )
+    more = [] if spec.audit is not None else ["privacy.audit.canaries=1000"]
+    run = out or Path("runs") / f"{experiment.name}-audit-{datetime.now():%Y%m%d-%H%M%S}"
+    (simulate,) = entry_points(group="fedvision.commands", name="simulate")
+    simulate.load()(config, settings=[*settings, *more], out=run)
+    return run
+
+
+@app.command(epilog="Example: fedvision privacy report runs/quickstart_dp-simulate-20260101-120000")
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a private run.", metavar="RUN")],
+    roster: Annotated[Path | None, typer.Option(metavar="FILE", help="The run's public keys, where they are not this user's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: privacy.html in the run folder.")] = None,
+) -> None:
+    """Draw a page for a privacy officer: the promise, what was spent, what was tried against it, what it does not cover."""
+    from privacy.report import draw_privacy
+
+    print(draw_privacy(run, roster, out))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedvision.experiment import Experiment
-from fedvision.protections import Central
+from fedvision.protections import Central, DpSgd
 from privacy.averaging import Averaged
 from privacy.client_level import CentralNoise
 from privacy.plan import Plan
@@ -103,6 +103,10 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
                 if plan.sites_per_unit > 1
                 else "; held at several, the figures compose"
             )
+        )
+    if isinstance(p, DpSgd) and p.audit is not None and p.audit.kind == "images":
+        lines.append(
+            f"privacy: canary images are IN this model: about {p.audit.canaries // 2} at each site, of noise and with labels at random, for the audit"
         )
     if p.simulation_only_seed is not None:
         lines.append("privacy: NOT PRIVATE: the noise comes from privacy.simulation_only_seed, and whoever knows the seed can subtract it")

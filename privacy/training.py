@@ -19,6 +19,7 @@ from fedvision.data.site import Examples
 from fedvision.descent import Optimizer
 from fedvision.errors import ModelRefused
 from fedvision.protections import DpSgd
+from privacy.attacks.canaries import Shadow
 from privacy.gradients import Clipping, Loss, UnitGradients
 from privacy.noise import Source
 
@@ -96,19 +97,31 @@ class Stepper:
         """As the config says."""
         return Clipping(self.spec.clip, self.spec.clipping, self.spec.stability)
 
-    def release(self, examples: Examples, units: Units, source: Source) -> Tensor:
-        """One noisy, averaged gradient [parameters]: what a step may use, and all that it may.  The next release overwrites it."""
-        if self._total is None:
-            self._total = torch.empty(self.gradients.total, device=self.device)
+    def release(self, examples: Examples, units: Units, source: Source, shadow: Shadow | None = None) -> Tensor:
+        """One noisy, averaged gradient [parameters]: what a step may use, and all that it may.  The next release overwrites it.
+
+        shadow: canaries, whose places lie behind the parameters while the sum is made and noised.
+        """
+        length = self.gradients.total + (0 if shadow is None else len(shadow))
+        if self._total is None or len(self._total) != length:
+            self._total = torch.empty(length, device=self.device)
+        parameters, places = self._total.zero_()[: self.gradients.total], self._total[self.gradients.total :]
         sample = source.poisson_sample(len(units), self.spec.sampling_rate)
-        total = self.clipped_sum(examples, units, sample, source, self._total.zero_())
+        self.clipped_sum(examples, units, sample, source, parameters)
+        if shadow is not None:
+            shadow.join(places, self.spec, self.clipping, source)
+        self._add_noise(self._total, source)
+        if shadow is not None:
+            shadow.see(places, self.spec.clip)
+        return parameters.div_(self.spec.divisor)
+
+    def _add_noise(self, total: Tensor, source: Source) -> None:
         if self.device.type == "cpu":
             source.add_gaussian(total, self.noise_multiplier * self.spec.clip)
         else:
-            noise = torch.zeros(self.gradients.total)
+            noise = torch.zeros(len(total))
             source.add_gaussian(noise, self.noise_multiplier * self.spec.clip)
             total.add_(noise.to(self.device))
-        return total.div_(self.spec.divisor)
 
     def clipped_sum(self, examples: Examples, units: Units, sample: np.ndarray, source: Source, into: Tensor | None = None) -> Tensor:
         """Σ of the sampled units' clipped gradients, `physical_batch` rows at a time, added to `into` (zeros where None)."""
@@ -135,13 +148,14 @@ def train_privately(
     optimizer: Optimizer,
     source: Source,
     correct: Correct | None,
+    shadow: Shadow | None = None,
 ) -> None:
-    """`steps` noisy steps.  Gives no figure of the private images: there is none that was paid for."""
+    """`steps` noisy steps.  Gives no figure of the private images: there is none that was paid for.  shadow: canaries to score."""
     model.train()
     units = Units.of(examples, stepper.spec)
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        stepper.gradients.give(stepper.release(examples, units, source))
+        stepper.gradients.give(stepper.release(examples, units, source, shadow))
         if correct is not None:
             correct()
         optimizer.step()

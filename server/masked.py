@@ -20,7 +20,19 @@ from fedvision.types import Declined, Exchange, Lost, SecureReply, SecureRequest
 from privacy.secure_aggregation import codec
 from privacy.secure_aggregation.coordinator import Attempt as Protocol
 from privacy.secure_aggregation.coordinator import voided
-from privacy.secure_aggregation.messages import Abandon, Abandoned, Begin, Message, Outcome, Released, Session, Voided, from_bytes, to_bytes
+from privacy.secure_aggregation.messages import (
+    Abandon,
+    Abandoned,
+    Begin,
+    Masked,
+    Message,
+    Outcome,
+    Released,
+    Session,
+    Voided,
+    from_bytes,
+    to_bytes,
+)
 from privacy.secure_aggregation.roster import Roster
 from privacy.secure_aggregation.terms import terms_of
 from server.cohorts import cohort
@@ -254,19 +266,26 @@ class MaskedSums:
             requests[SiteId(site)] = SecureRequest(now.run, now.round, content, training.get(SiteId(site)) if begins else None)
         for reply in exchange.ask(requests):
             if isinstance(reply, SecureReply):
-                self._hand_out(reply, takers)
+                self._hand_out(reply, takers, attempt, requests[reply.site].train)
             elif attempt is not None and requests[reply.site].train is not None:
                 _record(attempt, reply)
             if requests[reply.site].train is not None:
                 replied()
 
-    def _hand_out(self, reply: SecureReply, takers: Sequence[Any]) -> None:
+    def _hand_out(self, reply: SecureReply, takers: Sequence[Any], attempt: "Attempt | None", train: TrainRequest | None) -> None:
         for content in reply.messages:
             try:
                 message = from_bytes(content)
             except AggregationRefused as refused:
                 log.warning("site %s: %s", reply.site, refused)
                 continue
+            if isinstance(message, Masked) and attempt is not None and train is not None:
+                try:
+                    attempt.note_charge(reply.site, reply.entry, train)
+                except UpdateRefused as error:
+                    attempt.missing.pop(reply.site, None)
+                    attempt.refused[reply.site] = f"{error.code}: {error}"
+                    continue
             for taker in takers:
                 if taker.session == message.session and message.site == reply.site:
                     taker.take(message)

@@ -12,6 +12,7 @@ from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
 from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
 from privacy.averaging import delivered
+from privacy.ledger.coordinator import CoordinatorLedger
 from server.aggregate import Aggregate, Updates
 from server.asynchronous import Arrivals, collect
 from server.checkpoints import Progress
@@ -55,6 +56,8 @@ class Attempt:
     norms: list[float] = field(default_factory=list)
     fold_seconds: float = 0.0
     simulated: float | None = None
+    ledger: CoordinatorLedger | None = None
+    charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -114,6 +117,7 @@ class Attempt:
             raise UpdateRefused("wrong_names", "its numbers have other names, shapes or scales than this run's")
         if isinstance(self.sink, Arrivals):
             return self.sink.take(reply)
+        self.note_charge(reply.site, reply.entry, request)
         if isinstance(self.sink, Updates):
             return self.sink.add(reply.site, reply.vector)
         return self.sink.add(reply.vector)
@@ -122,6 +126,11 @@ class Attempt:
         """Give back what the updates take."""
         if isinstance(self.sink, Updates):
             self.sink.close()
+
+    def note_charge(self, site: SiteId, entry: bytes, request: TrainRequest) -> None:
+        """A private run's reply comes with the charge that pays for it; UpdateRefused where it does not."""
+        if self.ledger is not None and not self.ledger.terms.whole_plan:
+            self.charges[site] = self.ledger.checked(site, entry, request)
 
     def record(self) -> dict[str, Any]:
         """Who did what, in the order of the names: arrival must not show."""
@@ -148,6 +157,7 @@ class Rounds:
     recorder: Recorder
     masked: MaskedSums | None = None
     scratch: Path | None = None
+    ledger: CoordinatorLedger | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -199,7 +209,7 @@ class Rounds:
     def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
         """Ask until there are enough replies, as federation.on_missing says; the attempt, and how many it took."""
         federation = self.experiment.federation
-        attempt = Attempt(self._sink())
+        attempt = Attempt(self._sink(), ledger=self.ledger)
         if isinstance(attempt.sink, Arrivals):
 
             def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
@@ -212,13 +222,16 @@ class Rounds:
             chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
             if not waiting and count > 1:
                 attempt.let_go()
-                attempt = Attempt(self._sink())
+                attempt = Attempt(self._sink(), ledger=self.ledger)
             asked = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(asked))
             if self.masked is None:
                 attempt.collect(self.exchange, asked, self.layout, self.recorder.replied)
             else:
                 self.masked.collect(attempt, self.exchange, asked, self.recorder.replied)
+            if self.ledger is not None:
+                self.ledger.receive(number, count, attempt.charges)
+                attempt.charges.clear()
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
             if federation.on_missing == "stop":
@@ -230,6 +243,8 @@ class Rounds:
 
     def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
+        if self.ledger is not None:  # on disk before it is first sent
+            request = replace(request, witness=self.ledger.request(request, chosen))
         return {site: replace(request, counted=progress.counted[site]) if site in progress.counted else request for site in chosen}
 
     def _sink(self) -> Total | Updates | Arrivals:

@@ -26,6 +26,7 @@ from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
 from privacy.averaging import delivered
 from privacy.check_model import check_experiment
+from privacy.ledger.coordinator import CoordinatorLedger
 from privacy.on_server import Accounted, promise, protected, words
 from privacy.plan import Plan, plan_of
 from privacy.secure_aggregation.roster import Roster
@@ -43,7 +44,7 @@ log = logging.getLogger("fedvision.server")
 class Assignment:
     """What a coordinator needs besides an exchange.  own: its public examples by part ("validation", "test").
 
-    roster: of the sites, where they mask what they send.
+    roster: of the sites, where they mask what they send.  ledger: of a private run.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Assignment:
     notes: tuple[str, ...] = ()
     listeners: list[Listener] = field(default_factory=list)
     roster: Roster | None = None
+    ledger: CoordinatorLedger | None = None
 
     @property
     def run_id(self) -> str:
@@ -96,7 +98,7 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger)
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 

@@ -137,9 +137,11 @@ class Crew:
 
     def _check(self, ready: Ready) -> None:
         """EngineError where this worker would make other results than the others; a word where it might make other bytes."""
-        if has_site_state(self.experiment) and not ready.sees_states:
+        e = self.experiment
+        if (has_site_state(e) or e.privacy is not None) and not ready.sees_states:
+            what = f"strategy.name = {e.strategy.name} keeps states" if e.privacy is None else "privacy keeps the ledgers and replies"
             raise EngineError(
-                f"strategy.name = {self.experiment.strategy.name} keeps states of the sites in {self.setting.states}, and the worker on Ray node "
+                f"{what} of the sites in {self.setting.states}, and the worker on Ray node "
                 f"{ready.node[:8]} does not see that folder: put the run (--out) on a file system that all nodes share, or use one node"
             )
         if self._device not in (None, ready.device):

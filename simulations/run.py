@@ -15,19 +15,22 @@ from fedvision.data.site import Examples
 from fedvision.errors import ConfigError, RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.models import build
+from fedvision.protections import Central, DpSgd
 from fedvision.schema import flat_values
 from fedvision.tasks import task_of
 from fedvision.tracking.environment import differences, environment
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress
 from fedvision.types import Exchange
+from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled
 from simulations.engines import ENGINES, Engine, Setting
+from simulations.ledgers import found_ledgers
 from simulations.masked import founded
 
-ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html")
+ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html", "audit.json")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
 
 
@@ -42,8 +45,18 @@ def simulate(
             display.message(f"note: {note}")
         states = folder.path / "sites"
         roster = founded(states, experiment, data.sites) if experiment.secure_aggregation.enabled else None
+        ledgers = found_ledgers(folder, states, experiment, data.sites)
+        coordinator = None if ledgers is None else ledgers.coordinator
         job = Assignment(
-            experiment, folder, data.shape, data.classes, own_examples(experiment, data), notes_of(experiment, data), told, roster
+            experiment,
+            folder,
+            data.shape,
+            data.classes,
+            own_examples(experiment, data),
+            notes_of(experiment, data),
+            told,
+            roster,
+            coordinator,
         )
 
         def conduct(exchange: Exchange) -> dict[str, Any]:
@@ -52,11 +65,27 @@ def simulate(
         setting = Setting(experiment, data, states, display.message)
         try:
             summary = (engine or ENGINES[experiment.engine.name])(setting, conduct)
+            summary = _attacked(experiment, folder, summary, display)
         except BaseException:
             display.finish()
             display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
             raise
+        if ledgers is not None:
+            summary["privacy"]["ledger_head"] = head = ledgers.close()
+            folder.write_summary(summary)
+            display.message(f"ledger: head {head}; note it elsewhere, and check the run with: fedvision privacy verify {folder.path}")
     return folder, summary
+
+
+def _attacked(experiment: Experiment, folder: RunFolder, summary: dict[str, Any], display: Progress) -> dict[str, Any]:
+    """The summary, with what the run's own canaries say of its promise; as it is where it had none."""
+    if not isinstance(experiment.privacy, DpSgd | Central) or experiment.privacy.audit is None:
+        return summary
+    verdict = audited(folder.path)
+    display.message("\n".join(verdict.words()))
+    summary |= {"notes": [*summary["notes"], *verdict.words()], "privacy": summary["privacy"] | {"audit": verdict.as_json()}}
+    folder.write_summary(summary)
+    return summary
 
 
 def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | None) -> tuple[RunFolder, Federated]:

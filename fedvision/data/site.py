@@ -87,6 +87,11 @@ class Examples:
         return len(self._rows)
 
     @property
+    def source(self) -> Source:
+        """Where they are read from."""
+        return self._source
+
+    @property
     def rows(self) -> np.ndarray:
         """Where the examples stand in the data set, int64 [n]."""
         return self._rows

@@ -7,6 +7,7 @@
     summary.json        how it stands: "running" from the first moment, then completed, failed or interrupted
     model.safetensors   the final model
     checkpoints/        to go on from
+    ledger.jsonl        of a private run: what was asked and charged; each site's is sites/<SITE>/ledger.jsonl (docs/ledger.md)
     run.log             what was said
     report.html         what to show
 

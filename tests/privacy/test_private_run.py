@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from clients.answer import answer
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated, open_federated
-from fedvision.errors import ConfigError, ModelRefused, RunFolderError
+from fedvision.errors import ConfigError, ModelRefused
 from fedvision.experiment import Experiment, load
 from fedvision.schema import render, validate
-from fedvision.types import ClientUpdate, Declined, EvaluateRequest, SiteId, TrainRequest
-from privacy.account import Odometer
+from fedvision.types import ClientUpdate, Declined, EvaluateRequest, TrainRequest
 from privacy.plan import plan_of
 from simulations.baselines import centralised
 from simulations.run import simulate
@@ -45,6 +44,14 @@ def _opened(experiment: Experiment, folder: Path) -> tuple[Federated, Workbench,
     bench = Workbench.set_up(experiment, data.shape, data.classes, len(data.sites), folder)
     model = {name: t.clone() for name, t in bench.model.state_dict().items()}
     return data, bench, TrainRequest("run", 0, 1, model)
+
+
+def _charged(states: Path, site: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """What the site's account holds after it was opened and joined: (kind, what a charge is for)."""
+    lines = (states / site / "account" / "account.jsonl").read_text().splitlines()
+    bodies = [json.loads(line)["body"] for line in lines]
+    assert [body["kind"] for body in bodies[:2]] == ["opened", "joined"]
+    return [(body["kind"], (body["round"], body["attempt"]) if body["kind"] == "charge" else None) for body in bodies[2:]]
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
@@ -145,8 +152,8 @@ def test_nothing_leaves_but_the_update_and_the_same_number_for_every_site(privac
     site = data.site(data.sites[0])
     empty = dataclasses.replace(site, train=data.site(data.sites[0]).part("validation"))
     assert len(empty.train) == 0
-    for holder in (site, empty):
-        reply = answer(dataclasses.replace(request, extras=extras, run=str(len(holder.train))), holder, bench)
+    for number, holder in enumerate((site, empty)):
+        reply = answer(dataclasses.replace(request, extras=extras, round=number), holder, bench)
         assert isinstance(reply, ClientUpdate)
         assert reply.vector[bench.layout.span("count")][0] == 1
         assert reply.work == (40 if privacy is DP else 16)
@@ -166,8 +173,7 @@ def test_the_same_request_gets_the_same_bytes_at_no_charge_until_it_is_counted(t
     assert np.array_equal(first.vector, again.vector)
     other = answer(dataclasses.replace(request, attempt=2), site, bench)
     assert isinstance(other, ClientUpdate) and not np.array_equal(first.vector, other.vector)
-    spent = [json.loads(line) for line in (tmp_path / site.id / "spent.jsonl").read_text().splitlines()]
-    assert [(e["event"], e["attempt"]) for e in spent] == [("reserve", 1), ("settle", 1), ("reserve", 2), ("settle", 2)]
+    assert _charged(tmp_path, site.id) == [("charge", (0, 1)), ("settle", None), ("charge", (0, 2)), ("settle", None)]
     assert len(list((tmp_path / site.id / "replies").glob("*.npy"))) == 2
     answer(dataclasses.replace(request, round=1, counted=0), site, bench)
     assert not list((tmp_path / site.id / "replies").glob("0-*.npy"))
@@ -179,7 +185,7 @@ def test_a_site_declines_what_its_plan_does_not_pay_for_before_it_computes(tmp_p
     replies = [answer(dataclasses.replace(request, round=n), site, bench) for n in range(3)]
     assert [type(r) for r in replies] == [ClientUpdate, ClientUpdate, Declined]
     assert isinstance(replies[2], Declined) and replies[2].code == "budget" and "all its 2 rounds are spent" in replies[2].reason
-    assert len((tmp_path / site.id / "spent.jsonl").read_text().splitlines()) == 4
+    assert [kind for kind, _ in _charged(tmp_path, site.id)] == ["charge", "settle"] * 2
 
 
 def test_a_reservation_is_on_disk_before_the_step_that_it_pays_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,18 +198,7 @@ def test_a_reservation_is_on_disk_before_the_step_that_it_pays_for(tmp_path: Pat
     monkeypatch.setattr("privacy.training.Stepper.release", crash)
     with pytest.raises(SystemExit):
         answer(request, site, bench)
-    assert [json.loads(line)["event"] for line in (tmp_path / site.id / "spent.jsonl").read_text().splitlines()] == ["reserve"]
-
-
-def test_an_entry_that_a_kill_tore_was_never_acted_on_and_is_written_over(tmp_path: Path) -> None:
-    account = Odometer(tmp_path, SiteId("a"), plan_of(_experiment()))
-    account.reserve(0, 1)
-    account.path.write_bytes(account.path.read_bytes() + b'{"event": "res')
-    account.reserve(1, 1)
-    assert [json.loads(line)["round"] for line in account.path.read_text().splitlines()] == [0, 1]
-    account.path.write_bytes(b"rubbish\n" + account.path.read_bytes())
-    with pytest.raises(RunFolderError, match="damaged"):
-        account.reserve(2, 1)
+    assert _charged(tmp_path, site.id) == [("charge", (0, 1))]
 
 
 def test_the_noise_of_an_update_is_that_of_its_steps(tmp_path: Path) -> None:
@@ -262,8 +257,7 @@ def test_a_resumed_run_draws_no_release_again(tmp_path: Path, monkeypatch: pytes
     _, summary = simulate(experiment, None, tmp_path / "run", quiet=True)
     assert summary["status"] == "completed" and summary["rounds"] == 3
     for site in sites:
-        events = [json.loads(line) for line in (site / "spent.jsonl").read_text().splitlines()]
-        assert [e["round"] for e in events if e["event"] == "reserve"] == [0, 1, 2]
+        assert [asked for kind, asked in _charged(site.parent, site.name) if kind == "charge"] == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("privacy", [_central(), _central(adaptive={"noise": 1.0}), _central(mechanism="local", noise_multiplier=2.0)])

@@ -1,0 +1,1 @@
+"""The record of what a run spends: chains of signed entries, and how they are checked.  docs/ledger.md has the format."""

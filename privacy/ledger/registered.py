@@ -1,0 +1,93 @@
+"""The plan in a chain's first entry, and whether figures follow from its events: by the accountant that made them, and by another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedvision.errors import ConfigError
+from privacy.accountants import epsilon
+from privacy.ledger.figures import Event, prv_epsilon, rdp_epsilon, rho
+from privacy.ledger.reading import Place, near
+from privacy.ledger.terms import VERSION
+
+SAME = 1e-3  # relative: what is recorded against what is recomputed
+SLACK = 1e-3  # of ε: between two accountants' numerical errors
+PRV_OVER, PRV_UP_TO = 0.02, 20.0  # what prv may be above pld; ε above which it takes minutes and rdp alone is asked
+EVENT = ("mechanism", "noise_multiplier", "clip", "sampling_rate", "steps", "divisor", "sampler", "unit", "relation", "delta")
+AGREED = (*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "whole_plan", "orders", "config", "version")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The terms in a chain's first entry, recomputed."""
+
+    body: Mapping[str, Any]
+    event: Event
+    rounds: int
+    orders: tuple[float, ...]
+    rho: np.ndarray
+
+    @classmethod
+    def of(cls, place: Place) -> "Registered":
+        """Those of a first entry; Fault where its figures do not follow from its event."""
+        place.want("kind", "plan", "a chain begins with")
+        place.want("version", VERSION, "this verifier knows version")
+        try:
+            event = Event.of(place.entry.body)
+            rounds, orders = place.get("rounds", int), tuple(map(float, place.get("orders", list)))
+            if rounds < 1 or not orders or min(orders) <= 1 or list(orders) != sorted(set(orders)):
+                raise ValueError("orders")
+            each = rho(event, orders)
+        except (ValueError, TypeError, ConfigError) as error:
+            raise place.fault(f"its plan cannot be counted: {error}") from None
+        if not np.isfinite(each).all():
+            raise place.fault("its plan has orders at which nothing is bounded")
+        for flag in ("once_a_round", "repeatable", "whole_plan"):
+            place.get(flag, bool)
+        found = cls({name: place.entry.body.get(name) for name in AGREED}, event, rounds, orders, each)
+        found.check_epsilon(place, rounds)
+        marks = place.get("pld", list)
+        if not all(isinstance(m, list) and list(map(type, m)) == [int, float] and 1 <= m[0] <= rounds for m in marks) or not marks:
+            raise place.fault("its pld is no list of counts and figures")
+        if [m[0] for m in marks] != sorted({m[0] for m in marks}) or marks[-1][0] != rounds:
+            raise place.fault("its PLD figures are not in order up to the whole plan")
+        for mark, figure in marks:
+            found.check_pld(place, mark, figure)
+        return found
+
+    def check_epsilon(self, place: Place, rounds: int) -> None:
+        """The recorded RDP figure, against that of `rounds` charges."""
+        wanted = rdp_epsilon(self.orders, self.rho * rounds, self.event.delta)
+        if not near([place.get("epsilon", float)], [wanted], SAME):
+            raise place.fault(f"its epsilon is {place.entry.body['epsilon']:.6g}, and {rounds} charges come to {wanted:.6g} (rdp)")
+
+    def check_pld(self, place: Place, rounds: int, figure: float) -> None:
+        """A recorded PLD figure against its own accountant, and that against the others."""
+        wanted = self.pld(rounds)
+        if not near([figure], [wanted], SAME):
+            raise place.fault(f"its PLD figure is {figure:.6g}, and {rounds} charges come to {wanted:.6g}")
+        if (said := self.inconsistent(rounds)) is not None:
+            raise place.fault(said)
+
+    def pld(self, rounds: int) -> float:
+        """ε of `rounds` charges by PLD."""
+        return epsilon([self.event.phase(rounds)], self.event.delta, "pld", self.event.relation) if rounds else 0.0
+
+    def inconsistent(self, rounds: int) -> str | None:
+        """Why two accountants cannot both be right about `rounds` charges; None where they can."""
+        if rounds == 0:
+            return None
+        pld, rdp = self.pld(rounds), rdp_epsilon(self.orders, self.rho * rounds, self.event.delta)
+        if pld > rdp * (1 + SLACK) + SLACK:
+            return f"{rounds} charges come to {pld:.6g} by pld, and to less, {rdp:.6g}, by rdp: one accountant is wrong"
+        if self.event.relation != "add_remove" or rdp > PRV_UP_TO:
+            return None
+        try:
+            prv = prv_epsilon(self.event.phase(rounds), self.event.delta)
+        except (ConfigError, RuntimeError, ValueError):  # it has no figure where ε is tiny: then rdp is the second accountant
+            return None
+        if not pld - SLACK <= prv <= pld + PRV_OVER + SLACK:
+            return f"{rounds} charges come to {pld:.6g} by pld and {prv:.6g} by prv: one accountant is wrong"
+        return None

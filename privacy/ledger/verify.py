@@ -1,0 +1,89 @@
+"""Whether a run folder's ledgers are what was written, and whether their figures follow from their events: offline.
+
+Trusted are the roster's keys and nothing in the folder.  The first thing that is wrong is a `Fault`, by file, line and reason.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.ledger.keys import Roster
+from privacy.ledger.reading import Fault
+from privacy.ledger.registered import Registered
+from privacy.ledger.site import FILE
+from privacy.ledger.verify_coordinator import Coordinator, Receipt, read_coordinator
+from privacy.ledger.verify_site import SiteRecord, read_site, site_file
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a sound run folder amounts to.  notes: what it cannot show of itself."""
+
+    run: str
+    head: str
+    closed: bool
+    entries: int
+    terms: Registered
+    sites: Sequence[SiteRecord]
+    notes: Sequence[str]
+
+
+def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
+    """The verdict on a run folder; Fault where it is not sound.  outside: a head of the coordinator's or a site's chain that was
+    noted elsewhere, and must be in the folder."""
+    coordinator = read_coordinator(run, roster)
+    known = {site_file(site) for site in roster.sites}
+    for path in sorted((run / "sites").glob(f"*/{FILE}")):
+        if (file := path.relative_to(run).as_posix()) not in known:
+            raise Fault(file, None, "a ledger of a site that is not in the roster")
+    receipts: dict[str, list[Receipt]] = {site: [] for site in roster.sites}
+    for receipt in coordinator.receipts:
+        receipts[receipt.site].append(receipt)
+    sites = []
+    for site in sorted(roster.sites):
+        record = read_site(run, site, roster, coordinator)
+        compare(record, receipts[site])
+        if coordinator.closed and not record.ended:
+            raise Fault(site_file(site), record.count, "the coordinator's ledger says that the run is over, and this one has no end")
+        sites.append(record)
+    if outside is not None and outside not in coordinator.hashes:
+        raise Fault(
+            FILE, None, f"the head {outside[:64]} that was noted elsewhere is in no chain: entries were removed, or this is another history"
+        )
+    entries = coordinator.count + sum(record.count for record in sites)
+    notes = list(_notes(coordinator, sites, outside))
+    return Verdict(roster.run, coordinator.head, coordinator.closed, entries, coordinator.terms, sites, notes)
+
+
+def _notes(coordinator: Coordinator, sites: Sequence[SiteRecord], outside: str | None) -> Iterator[str]:
+    charges = 0 if coordinator.terms.body["whole_plan"] else sum(len(record.charges) for record in sites)
+    missed = charges - sum(record.received for record in sites)
+    if charges and missed:
+        yield f"charged, not received: {missed} of {charges} charges have no receipt of the coordinator's; they count as spent"
+    if not coordinator.closed:
+        yield (
+            "the run is not closed: whether it went on beyond these entries, and an older copy of the whole folder was put in its place, can be "
+            "shown by a head that was noted elsewhere alone" + ("" if outside is None else " (the one given is here)")
+        )
+
+
+def compare(record: SiteRecord, receipts: Sequence[Receipt]) -> None:
+    """What the coordinator says of a site's chain against the chain; Fault where it has what the site has not."""
+    for receipt in receipts:
+        place, number = receipt.place, receipt.number
+        if number >= record.count:
+            raise place.fault(
+                f"entry {number} of site {record.site} is here, and that site's ledger ends before it: cut, or an older file was put back"
+            )
+        if receipt.last and number != record.count - 1:
+            raise place.fault(f"the run ended at entry {number} of site {record.site}, and that site's ledger goes on")
+        if receipt.of is not None:
+            found = record.charges.get(number)
+            if found is None or found[1:] != receipt.of:
+                raise place.fault(
+                    f"entry {number} of site {record.site} is no charge of round {receipt.of[0]}, attempt {receipt.of[1]} in its ledger"
+                )
+            record.received += 1
+        hash = record.charges[number][0] if number in record.charges else record.head if receipt.last else record.first
+        if hash != receipt.hash:
+            raise place.fault(f"entry {number} of site {record.site} is another one in its ledger: forked, or begun again")

@@ -1,0 +1,63 @@
+"""The ledgers of a simulated federation: founded before the run, as if each site had joined; closed when it is over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedvision.experiment import Experiment
+from fedvision.tracking.folder import RunFolder
+from fedvision.types import SiteId
+from privacy.ledger.coordinator import CoordinatorLedger
+from privacy.ledger.keys import Keyring
+from privacy.ledger.site import SiteLedger
+from privacy.ledger.terms import Terms
+from privacy.plan import plan_of
+from privacy.site_account import site_account
+
+
+@dataclass(frozen=True)
+class Ledgers:
+    """All chains of a simulation: the coordinator's, and what opens each site's."""
+
+    coordinator: CoordinatorLedger
+    keyring: Keyring
+    states: Path
+    sites: Sequence[SiteId]
+    experiment: Experiment
+
+    def of(self, site: SiteId) -> SiteLedger:
+        """A site's chain, as its file has it, bound to the account that pays."""
+        c = self.coordinator
+        account = site_account(self.states, site, c.run, self.experiment, plan_of(self.experiment), c.terms)
+        return SiteLedger(self.states, self.keyring.key(c.run, site), c.run, site, c.terms, account.head)
+
+    def close(self) -> str:
+        """Write that the run is over at each site and at the coordinator; the coordinator's head, to be noted elsewhere."""
+        if self.coordinator.ended:
+            return self.coordinator.chain.head
+        witness = self.coordinator.witness()
+        return self.coordinator.end({site: self.of(site).end(witness) for site in self.sites})
+
+
+def found_ledgers(
+    folder: RunFolder, states: Path, experiment: Experiment, sites: Sequence[SiteId], whole_plan: bool = False
+) -> Ledgers | None:
+    """The ledgers of a run that promises something, begun or taken up again; None where it promises nothing.
+
+    whole_plan: each site pays for the plan when it joins, because nobody may learn when it was drawn.
+
+    The roster is written where this user's are kept.  LedgerDamaged or ConfigError where a chain cannot be gone on with.
+    """
+    if experiment.privacy is None:
+        return None
+    terms, keyring = Terms.of(experiment, plan_of(experiment), whole_plan), Keyring.here()
+    roster = keyring.found(folder.run, sites)
+    coordinator = CoordinatorLedger(folder.path, keyring.key(folder.run, None), folder.run, roster, terms)
+    ledgers = Ledgers(coordinator, keyring, states, sites, experiment)
+    heads: dict[str, tuple[int, str]] = {}
+    for site in sites:
+        chain = ledgers.of(site)
+        chain.join(sync=False)  # the first charge takes it along
+        heads[site] = (chain.chain.count - 1, chain.chain.head)
+    coordinator.found(heads)
+    return ledgers

@@ -1,0 +1,199 @@
+"""An independent verifier of the ledgers of a private run, written from docs/ledger.md; it shares no code with what wrote them.
+
+    python tools/verify_ledger.py RUN ROSTER [HEAD]      exit 0: sound; exit 1: not, and the file, the line and the reason
+
+It needs cryptography, numpy, dp-accounting and opacus."""
+
+import hashlib
+import json
+import re
+import sys
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+import dp_accounting
+import numpy as np
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from dp_accounting import NeighboringRelation as Relation
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from opacus.accountants import PRVAccountant
+
+SHAPE = re.compile(rb'\{"body":(\{.*\}),"sig":"([0-9a-f]{128})"\}\n', re.DOTALL)
+NUMBERS = ["noise_multiplier", "sampling_rate", "steps", "relation"]
+EVENT = [*NUMBERS, "mechanism", "clip", "divisor", "sampler", "unit", "delta"]
+AGREED = [*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "whole_plan", "orders", "config"]
+RELATIONS = {"add_remove": Relation.ADD_OR_REMOVE_ONE, "replace_one": Relation.REPLACE_ONE, "zero_out": Relation.REPLACE_SPECIAL}
+ZEROS = "0" * 64
+
+
+class Fault(SystemExit):
+    """The first thing that is wrong; uncaught, it is said and the exit code is 1."""
+
+
+def need(true, why):
+    if not true:
+        raise Fault(why)
+
+
+def near(figure, wanted):
+    return type(figure) is float and abs(figure - wanted) <= 1e-3 * wanted
+
+
+def canonical(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def walk(run, file, public, take):  # section 2: `take` each entry that is canonical, signed and in its place
+    key, prev = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)), ZEROS
+    lines = (run / file).read_bytes().splitlines(keepends=True) if (run / file).is_file() else []
+    for number, line in enumerate(lines or [b""]):
+        try:
+            need((found := SHAPE.fullmatch(line)) and len(line) <= (1 << 20) + 1, "missing, torn, or no signed entry")
+            key.verify(bytes.fromhex(found[2].decode()), b"fedvision ledger 1\n" + found[1])
+            body = json.loads(found[1])
+            need(canonical(body) == found[1] and (body["seq"], body["prev"]) == (number, prev), "not canonical, or out of its place")
+            prev = hashlib.sha256(line[:-1]).hexdigest()
+            take(number, prev, body)
+        except (Fault, InvalidSignature, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise Fault(f"{file}, line {number + 1}: {str(error) or 'its signature is wrong'}") from None
+
+
+def root(heads):  # section 4
+    level = [hashlib.sha256(b"\0" + canonical([site, *heads[site]])).digest() for site in sorted(heads)]
+    while len(level) > 1:
+        pairs = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(level) // 2 * 2 :]
+    return level[0].hex() if level else ZEROS
+
+
+def composed(account, sigma, rate, steps):
+    noisy = dp_accounting.GaussianDpEvent(sigma)
+    return account.compose(noisy if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, noisy), steps)
+
+
+@lru_cache(None)
+def rho(sigma, rate, steps, relation, orders):  # section 5.1
+    twice = relation == "replace_one" and rate < 1
+    sigma = sigma / 2 if relation == "replace_one" and not twice else sigma
+    found = np.array(composed(RdpAccountant([2 * a if twice else a for a in orders]), sigma, rate, steps).rdp)
+    return np.where(np.array(orders) >= 2, 3 * found, np.inf) if twice else found
+
+
+@lru_cache(None)
+def pld_and_prv(sigma, rate, steps, relation, delta, prv):  # sections 5.3 and 5.4; prv: whether that is asked too
+    rough = composed(RdpAccountant(), max(sigma / 2, 0.01) if relation == "replace_one" else sigma, rate, steps).get_epsilon(delta)
+    pld = composed(PLDAccountant(RELATIONS[relation], 1e-4 * max(1.0, rough / 60)), sigma, rate, steps).get_epsilon(delta)
+    try:
+        (other := PRVAccountant()).history = [(sigma, rate, steps)]
+        return pld, max(0.0, other.get_epsilon(delta)) if prv else None
+    except (RuntimeError, ValueError):
+        return pld, None
+
+
+class Plan:  # section 3, and the figures of section 5 that follow from it
+    def __init__(self, body, run, key):
+        need([body[n] for n in ("kind", "version", "run", "key")] == ["plan", 1, run, key], "another's plan")
+        self.body, self.numbers, self.rho = body, [body[n] for n in NUMBERS], rho(*(body[n] for n in NUMBERS), tuple(body["orders"]))
+        need(min(body["orders"]) > 1 and np.isfinite(self.rho).all() and body["pld"][-1][0] == body["rounds"], "no plan")
+        need(near(body["epsilon"], self.epsilon(body["rounds"])), "its epsilon is wrong")
+        for count, figure in body["pld"]:
+            self.check_pld(count, figure)
+
+    def epsilon(self, count):
+        a, delta = np.array(self.body["orders"]), self.body["delta"]
+        return max(0.0, float((count * self.rho + np.log1p(-1 / a) - np.log(delta * a) / (a - 1)).min())) if count else 0.0
+
+    def check_pld(self, count, figure):
+        (sigma, rate, steps, relation), rdp = self.numbers, self.epsilon(count)
+        numbers = sigma, rate, steps * count, relation, self.body["delta"], relation == "add_remove" and rdp <= 20
+        pld, prv = pld_and_prv(*numbers) if count else (0.0, None)
+        need(near(figure, pld), f"pld {figure}, and its events come to {pld:.6g}")
+        need(pld <= 1.001 * rdp + 1e-3 and (prv is None or pld - 1e-3 <= prv <= pld + 0.021), f"accountants disagree: {rdp}, {prv}")
+
+
+class Run:  # a folder's chains, entry by entry: sections 6 to 8
+    def __init__(self, folder, roster):
+        self.folder, self.roster, self.sites = folder, roster, set(roster["sites"])
+        self.plan, self.closed, self.sent, self.receipts, self.heads, self.last, self.hashes = None, False, {}, [], {}, ZEROS, set()
+
+    def coordinator(self, number, hash, body):
+        need(not self.closed, "it follows the end")
+        self.hashes.add(hash)
+        kind, where = body["kind"], (body.get("round"), body.get("attempt"))
+        if self.plan is None:
+            self.plan = Plan(body, self.roster["run"], self.roster["coordinator"])
+            need(body["sites"] == sorted(self.sites), "other sites than the roster's")
+        elif kind == "request":
+            need(where not in self.sent and body["witness"] == self.last, "sent twice, or with another witness")
+            need(("sites" in body) != self.plan.body["whole_plan"] and set(body.get("sites", [])) <= self.sites, "sent to whom?")
+            self.sent[where] = body
+        else:
+            names = [row[0] for row in body["heads"]]
+            asked = set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
+            need(kind in ("joined", "receipts", "end") and names == sorted(set(names)) and set(names) <= asked, "of whom?")
+            need(kind == "receipts" or (set(names) == asked and (kind == "end" or not self.heads)), "not of every site once")
+            self.closed = kind == "end"
+            for site, count, head in body["heads"]:
+                need(count + self.closed > self.heads.get(site, [-1])[0], f"site {site} went back")
+                self.heads[site] = [count, head]
+                self.receipts.append((number, kind, where, site, count, head))
+            need(body["root"] == root(self.heads), "another root")
+        self.last = self.last if self.closed else root({**self.heads, "": [number, hash]})
+
+    def site(self, number, hash, body):
+        need(not self.ended, "it follows the end")
+        self.own.append(hash)
+        kind, plan = body["kind"], self.plan
+        if number == 0:
+            Plan(body, self.roster["run"], self.roster["sites"][self.name])
+            need(body["site"] == self.name and all(body[n] == plan.body[n] for n in AGREED), "not the coordinator's plan")
+        elif kind == "charge":
+            self.charge(number, body, plan, (body["round"], body["attempt"]))
+        elif kind == "settle":
+            need(body["charge"] in self.charges.keys() - self.settled, "it settles no charge")
+            self.settled.add(body["charge"])
+        else:
+            need(kind in ("checkpoint", "end") and body["rounds"] == self.spent, "of no kind, or miscounted")
+            plan.check_pld(self.spent, body["pld"])
+            self.ended = kind == "end"
+            need(not self.ended or (body["witness"] == self.last and near(body["epsilon"], plan.epsilon(self.spent))), "another end")
+
+    def charge(self, number, body, plan, where):
+        whole, once = plan.body["whole_plan"], plan.body["once_a_round"]
+        need(all(body[n] == plan.body[n] for n in [*EVENT, "config"] if n != "clip" or not once), "another event")
+        joining = {"sites": [self.name] * (not self.charges and where == (None, None)), "request": "", "model": "", "witness": ZEROS}
+        asked = joining if whole else self.sent.get(where, {})
+        need(self.name in asked.get("sites", []) and body["run"] == self.roster["run"], "the coordinator never asked for it")
+        need(all(body[n] == asked[n] for n in ("request", "model", "witness")), "the two sides do not agree")
+        new = plan.body["rounds"] if whole else int(not (once and where[0] in self.paid))
+        self.spent += new
+        self.paid.add(where[0])
+        need((body["new"], body["rounds"]) == (new, self.spent) and self.spent <= plan.body["rounds"], "over the budget, or miscounted")
+        figures, wanted = [*body["rdp"], body["epsilon"]], [*self.spent * plan.rho, plan.epsilon(self.spent)]
+        need(len(figures) == len(wanted) and all(map(near, figures, wanted)), "its figures do not follow from its events")
+        self.charges[number] = where
+
+    def verify(self, head=None):
+        walk(self.folder, "ledger.jsonl", self.roster["coordinator"], self.coordinator)
+        files = {name: f"sites/{quote(name, safe='')}/ledger.jsonl" for name in sorted(self.sites)}
+        need({str(p.relative_to(self.folder)) for p in self.folder.glob("sites/*/ledger.jsonl")} <= {*files.values()}, "sites: a stranger")
+        for self.name, file in files.items():
+            self.own, self.charges, self.settled, self.paid, self.spent, self.ended = [], {}, set(), set(), 0, False
+            walk(self.folder, file, self.roster["sites"][self.name], self.site)
+            self.hashes.update(self.own)
+            for number, kind, where, _, count, hash in (row for row in self.receipts if row[3] == self.name):
+                place = {"end": count == len(self.own) - 1, "receipts": self.charges.get(count) == where}.get(kind, True)
+                said = f"ledger.jsonl, line {number + 1}: entry {count} of {self.name} is cut, put back or forked"
+                need(place and self.own[count : count + 1] == [hash], said)
+            need(self.ended or not self.closed, f"{file}, line {len(self.own)}: the run has ended, and this has no end")
+            yield f"{self.name}: {self.spent} rounds, ε = {self.plan.epsilon(self.spent):.4f} (rdp)"
+        need(head is None or head in self.hashes, "ledger.jsonl: the head that was noted elsewhere is in no chain")
+        yield "closed" if self.closed else "not closed: only a head noted elsewhere shows whether entries were cut from the end"
+
+
+if __name__ == "__main__":
+    folder, keys, outside = [*sys.argv[1:], None][:3]
+    print("sound", *Run(Path(folder), json.loads(Path(keys).read_bytes())).verify(outside), sep="\n")
