@@ -20,7 +20,7 @@ PAIRS = [(name, mechanism) for name in ALGORITHMS for mechanism in ("dp_sgd", "c
 
 def experiment(name: str, mechanism: str) -> Experiment:
     values = json.loads(_experiment({"simulation_only_seed": 0}, federation={"min_replies": 3}).model_dump_json())
-    values |= {"strategy": {"name": name, **OPTIONS.get(name, {})}}
+    values |= {"strategy": {"name": name, **OPTIONS.get(name, {}), **({"source": "own.py:strategy"} if name == "brought" else {})}}
     if mechanism != "dp_sgd":
         values |= {"privacy": _central(mechanism=mechanism, simulation_only_seed=0), "training": {"batch_size": 8}}
     if name == "fedbn":

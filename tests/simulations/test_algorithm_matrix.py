@@ -16,7 +16,7 @@ from fedvision.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 REFUSED = {(name, way) for name in ("afl", "fedbuff") for way in ("fixed", "poisson")}
-ALLOWED = [(name, way) for name in ALGORITHMS for way in matrix.PARTICIPATION if (name, way) not in REFUSED]
+ALLOWED = [(name, way) for name in ALGORITHMS if name != "brought" for way in matrix.PARTICIPATION if (name, way) not in REFUSED]
 INLINE = {"name": "inline"}
 
 
