@@ -129,6 +129,8 @@ def check_same(experiment: Experiment, folder: RunFolder) -> None:
     """ConfigError unless `experiment` is what the folder's run was begun with, but for where it runs."""
     begun, wanted = flat_values(folder.experiment()), flat_values(experiment)
     other = [k for k in {**begun, **wanted} if begun.get(k) != wanted.get(k) and not k.startswith(FREE_TO_CHANGE)]
+    if (begun.get("engine.name") == "vmap") != (wanted.get("engine.name") == "vmap"):
+        other = ["engine.name", *other]  # vmap ends at other bytes than the other engines
     if other:
         key = other[0]
         raise ConfigError(

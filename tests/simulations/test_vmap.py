@@ -88,3 +88,9 @@ def test_the_same_config_ends_at_the_same_bytes_again(tmp_path: Path) -> None:
 def test_what_cannot_be_done_for_many_at_once_is_refused_by_name(tmp_path: Path, blocks: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         run(tmp_path, "vmap", **blocks)
+
+
+def test_a_run_begun_on_another_engine_is_not_gone_on_with(tmp_path: Path) -> None:
+    run(tmp_path, "inline")
+    with pytest.raises(ConfigError, match=r"engine.name = 'vmap', and the run was begun with 'inline'"):
+        simulate(experiment("vmap"), None, tmp_path / "inline", quiet=True)
