@@ -34,6 +34,13 @@ ALONE = {  # read when flwr and ray are imported: nobody outside is told of a ru
 def run_on_flower(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
     """What `conduct` returns over an exchange on Flower's runtime; raises what it raises, or EngineError where the runtime fails."""
     os.environ.update(ALONE)
+    import ray
+
+    if ray.is_initialized():
+        raise EngineError(
+            "engine.name = flower: this process has joined Ray already, and Flower would run on it and shut it down; "
+            "call ray.shutdown() first, or run in a process of its own"
+        )
     from flwr.simulation import run_simulation
 
     from clients.app import app as client

@@ -1,7 +1,10 @@
 """What is brought from outside ends at the same bytes on every engine, after a break too, and its files are in the run's record."""
 
 import hashlib
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,11 @@ from fedvision.errors import DataError
 from fedvision.experiment import load
 from fedvision.tracking.compare import compare
 from fedvision.tracking.environment import differences, environment
+from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.report import draw_report
 from simulations.run import simulate
 
+FEDVISION = Path(sys.executable).with_name("fedvision")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BROUGHT = {  # all five at once
     "data": {"dataset": "brought", "source": "own_data.py:shapes", "options": {"hands": 4, "drawings": 24}},
@@ -56,8 +61,21 @@ def test_all_that_is_brought_ends_at_the_same_bytes_inline_and_on_ray(everything
 @pytest.mark.flower
 def test_all_that_is_brought_ends_at_the_same_bytes_on_flower(everything: Path, tmp_path: Path) -> None:
     inline = trained(everything, tmp_path / "inline")
-    flower = trained(everything, tmp_path / "flower", "engine.name=flower", "engine.workers=1")
-    assert inline["model_sha256"] == flower["model_sha256"] and not flower["counts"]["declined"]
+    command = [
+        str(FEDVISION),
+        "simulate",
+        str(everything),
+        "--engine",
+        "flower",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "flower"),
+        "--json",
+    ]
+    flower = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    assert inline["model_sha256"] == flower["model_sha256"]
+    assert not any(record["declined"] for record in RunFolder(tmp_path / "flower").rounds())
 
 
 def test_a_run_records_the_hash_of_each_file_that_it_brings_and_says_when_one_changed(everything: Path, tmp_path: Path) -> None:

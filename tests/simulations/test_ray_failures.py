@@ -63,6 +63,13 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(a_ray: Any, run: 
 
 
 @pytest.mark.ray
+def test_flower_is_refused_where_it_would_shut_down_a_ray_that_this_process_has_joined(a_ray: Any, run: Callable[..., Any]) -> None:
+    with pytest.raises(EngineError, match=r"engine.name = flower: this process has joined Ray already.*ray.shutdown\(\) first"):
+        run("flower", {"name": "flower"})
+    assert a_ray.is_initialized()
+
+
+@pytest.mark.ray
 def test_what_a_worker_meets_while_it_is_set_up_is_raised_here(a_ray: Any, run: Callable[..., Any], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

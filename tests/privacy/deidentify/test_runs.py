@@ -136,15 +136,15 @@ def test_after_kill_9_a_second_run_gives_what_an_undisturbed_one_gives(tmp_path)
     ]
     (tmp_path / "policy.yaml").write_text("options: ['113107']\n")
     arguments += ["--policy", str(tmp_path / "policy.yaml")]
-    killed = 0
-    for pause in (0.5, 0.6, 0.7):
+    for written in (0, 20, 120):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(pause)
-        killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        until = time.monotonic() + 60
+        while len(list((tmp_path / "out").rglob("*.dcm"))) <= written and time.monotonic() < until:
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)  # not waited for yet, so that its number is still its own
+        assert process.wait() == -signal.SIGKILL, "it was to be killed at work"
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
-    assert killed and files(tmp_path / "out") == files(tmp_path / "whole")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert not verify(tmp_path / "out").findings and not list((tmp_path / "out" / ".partial").glob("*.part"))
 
 
