@@ -253,15 +253,22 @@ def test_killed_at_any_moment_what_was_spent_is_never_below_what_was_released(tm
     for number in range(8):
         child = context.Process(target=_release_for_ever, args=(tmp_path, number))
         child.start()
-        time.sleep(0.05 + 0.1 * rng.random())
         assert child.pid is not None
+        before, until = _size(tmp_path / "released"), time.monotonic() + 60
+        while _size(tmp_path / "released") < before + 2 and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.05 * rng.random())
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         budget = Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
         charges = budget.runs["run"].charges if "run" in budget.runs else []
-        released = (tmp_path / "released").stat().st_size if (tmp_path / "released").exists() else 0
+        released = _size(tmp_path / "released")
         assert released <= len(charges) <= released + number + 1
     assert released > 8
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs
