@@ -74,9 +74,7 @@ def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
     known = bench.ledgers.get(site)
     if known is None or known.run != run:
         key = Keyring.here().key(run, site)
-        known = bench.ledgers[site] = SiteLedger(
-            bench.states.folder, key, run, site, bench.protection.terms, account_of(run, site, bench).head
-        )
+        known = bench.ledgers[site] = SiteLedger.of(bench.states.folder, key, site, account_of(run, site, bench))
     return known
 
 

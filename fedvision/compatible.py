@@ -64,6 +64,7 @@ def complaints(e: "Experiment") -> Iterator[str]:
             f"engine.site_seconds = {e.engine.site_seconds:g} and engine.name = {e.engine.name} exclude each other: it cannot be left in the middle of "
             "a site; use ray, or set site_seconds to null and wait"
         )
+    yield from _acceptance_complaints(e)
     yield from _fault_complaints(e)
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
@@ -71,6 +72,33 @@ def complaints(e: "Experiment") -> Iterator[str]:
         yield from _vmap_complaints(e)
     if e.secure_aggregation.enabled:
         yield from _masking_complaints(e)
+
+
+def _acceptance_complaints(e: "Experiment") -> Iterator[str]:
+    """What a round cannot be judged by, and where it cannot be asked again."""
+    a, looks = e.acceptance, e.acceptance.loss_factor is not None or e.acceptance.max_mean_norm is not None
+    if a.loss_factor is not None and (e.evaluation.server is None or not e.evaluation.server.validation):
+        yield (
+            f"acceptance.loss_factor = {a.loss_factor:g} needs data that the coordinator holds out: set evaluation.server.validation, or loss_factor to null"
+        )
+    if looks and e.strategy.name == "fedbuff":
+        yield "acceptance and strategy.name = fedbuff exclude each other: what is rejected would be in updates that are under way; set both limits to null"
+    if a.max_mean_norm is not None and sees_single(e.strategy):
+        yield f"acceptance.max_mean_norm and strategy.name = {e.strategy.name} exclude each other: it makes no mean; set max_mean_norm to null"
+    if a.max_mean_norm is not None and isinstance(e.privacy, Central):
+        yield (
+            "acceptance.max_mean_norm and privacy.mechanism = central exclude each other: it looks at the sum before its noise; use loss_factor, which "
+            "looks at the model after it"
+        )
+    if looks and a.on_rejected == "retry" and e.secure_aggregation.enabled:
+        yield (
+            "acceptance.on_rejected = retry and secure_aggregation.enabled = true exclude each other: a second sum of a round is given for the same "
+            "sites only, and would be the same; use skip or stop"
+        )
+    if looks and a.on_rejected == "retry" and isinstance(e.privacy, Central):
+        yield (
+            "acceptance.on_rejected = retry and privacy.mechanism = central exclude each other: the plan pays for one noisy sum a round; use skip or stop"
+        )
 
 
 def _fault_complaints(e: "Experiment") -> Iterator[str]:
@@ -204,6 +232,8 @@ def _masking_complaints(e: "Experiment") -> Iterator[str]:
 def _privacy_complaints(e: "Experiment") -> Iterator[str]:
     """What cannot be combined with a promise, because it would not be covered by it."""
     p, t, f = e.privacy, e.training, e.federation
+    if p is None and e.conditions.budgets:
+        yield "conditions.budgets and privacy = null exclude each other: nothing is spent; set budgets to {}, or give a privacy block"
     if not isinstance(p, DpSgd) and t.batch_size is None:
         yield "training.batch_size = null is for privacy.mechanism = dp_sgd, which samples; give a number"
     if p is None:

@@ -40,6 +40,22 @@ class Federation(Section):
     max_update_norm: float = Field(1e4, gt=0, description="largest L2 norm of one site's update; above it the update is refused")
 
 
+class Acceptance(Section):
+    """When a round is rejected whole: what nobody can see of one site's vector may show in the sum, or in the model that it makes."""
+
+    loss_factor: float | None = Field(
+        None,
+        gt=1,
+        description="largest loss of a new model on the server's validation data, over the lowest so far; above it, rejected; null = not looked at",
+    )
+    max_mean_norm: float | None = Field(
+        None, gt=0, description="largest L2 norm of the sites' mean update; above it the round is rejected; null = not looked at"
+    )
+    on_rejected: Literal["skip", "retry", "stop"] = Field(
+        "skip", description="skip = leave the model as it was and go on, retry = ask a fresh cohort (federation.max_attempts), stop"
+    )
+
+
 Misbehaviour = Literal[
     "nan", "inf", "huge", "wrong_shape", "wrong_names", "wrong_dtype", "negative_weight", "huge_weight", "raise", "opposite",
     "hang", "hang_once", "die", "die_once",
@@ -133,6 +149,7 @@ class Experiment(Section):
     data: Data
     partition: Partition
     federation: Federation
+    acceptance: Acceptance = Field(default_factory=Acceptance)
     conditions: Conditions = Field(default_factory=Conditions)
     strategy: Strategy = Field(default_factory=FedAvg)
     model: Model = Field(default_factory=Model)

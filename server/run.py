@@ -30,6 +30,7 @@ from privacy.ledger.coordinator import CoordinatorLedger
 from privacy.on_server import Accounted, promise, protected, words
 from privacy.plan import Plan, plan_of
 from privacy.secure_aggregation.roster import Roster
+from server.acceptance import Judge
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
@@ -98,7 +99,8 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger)
+    judge = Judge(experiment.acceptance, evaluate.held_out)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge)
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 

@@ -29,7 +29,7 @@ class Ledgers:
         """A site's chain, as its file has it, bound to the account that pays."""
         c = self.coordinator
         account = site_account(self.states, site, c.run, self.experiment, plan_of(self.experiment), c.terms)
-        return SiteLedger(self.states, self.keyring.key(c.run, site), c.run, site, c.terms, account.head)
+        return SiteLedger.of(self.states, self.keyring.key(c.run, site), site, account)
 
     def close(self) -> str:
         """Write that the run is over at each site and at the coordinator; the coordinator's head, to be noted elsewhere."""

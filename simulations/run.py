@@ -25,7 +25,7 @@ from fedvision.types import Exchange
 from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
-from simulations.conditions import Troubled
+from simulations.conditions import Troubled, check_names
 from simulations.engines import ENGINES, Engine, Setting
 from simulations.ledgers import found_ledgers
 from simulations.masked import founded
@@ -105,6 +105,7 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
             "without privacy set privacy to null, with training.batch_size and epochs or steps"
         )
     data = open_federated(experiment)
+    check_names(experiment.conditions, data.sites)
     task = task_of(experiment, data.classes)
     model = build(experiment, data.shape, task.outputs)
     check_training(experiment.training, model, task, data.shape)

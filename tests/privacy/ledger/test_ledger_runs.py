@@ -16,13 +16,14 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, RunFolderError, UpdateRefused
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
-from fedvision.types import ClientUpdate, Declined, Reply, Request, SiteId, TrainRequest
+from fedvision.types import ClientUpdate, Declined, Reply, Request, SecureRequest, SiteId, TrainRequest
 from privacy.ledger.entries import FIRST
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.site import SiteLedger
 from privacy.ledger.terms import Terms
 from privacy.ledger.verify import Verdict
 from privacy.plan import plan_of
+from privacy.secure_aggregation.messages import Proof, Survivors, from_bytes
 from simulations.inline import Inline
 from simulations.ledgers import Ledgers
 from simulations.rehearsal import DP, asked, begin, planned, play
@@ -145,6 +146,27 @@ def test_killed_after_half_of_the_replies_no_site_is_charged_twice(privacy: dict
     assert (run.path / "ledger.jsonl").read_bytes().startswith(before)
     sent = [(b["round"], b["attempt"]) for b in bodies(run.path / "ledger.jsonl") if b["kind"] == "request"]
     assert sent == [(0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("kind", [Survivors, Proof], ids=lambda kind: kind.__name__)
+def test_a_masked_round_that_is_taken_up_after_its_survivors_were_named_countersigns_its_charges(kind: type, tmp_path: Path) -> None:
+    class Dies(Inline):
+        def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+            some = next(iter(requests.values()))
+            if isinstance(some, SecureRequest) and some.round == 1 and isinstance(from_bytes(some.messages[0]), kind):
+                raise _Killed
+            yield from super().ask(requests)
+
+    def engine(setting: Any, conduct: Any) -> Any:
+        bench = Workbench.set_up(setting.experiment, setting.data.shape, setting.data.classes, len(setting.data.sites), setting.states)
+        return conduct(Dies(setting.data, bench))
+
+    config = experiment(DP, **MASKED)
+    with pytest.raises(_Killed):
+        simulate(config, tmp_path / "run", None, quiet=True, engine=engine)
+    run, _ = simulate(config, None, tmp_path / "run", quiet=True)
+    found = checked(run.path)
+    assert found.closed and not found.notes and [(site.rounds, site.received) for site in found.sites] == [(3, 3)] * 4
 
 
 def test_a_request_that_was_sent_is_repeated_as_it_was_or_not_at_all(tmp_path: Path) -> None:
