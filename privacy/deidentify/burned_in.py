@@ -47,8 +47,11 @@ def available() -> bool:
 
 
 def at_risk(parsed: Parsed, name: str) -> bool:
-    """Whether every frame has to be looked at: by class, or because a header says more than "original, primary"."""
-    if name in AT_RISK:
+    """Whether every frame has to be looked at: by class, or because a header says more than "original, primary".
+
+    An enhanced object is a whole series, and has to say that there is no text in it (PS3.3 C.8.15.2, C.8.13.1).
+    """
+    if name in AT_RISK or name.endswith("enhanced"):
         return True
     if name.startswith("RT") or name == "SEG":
         return False
@@ -154,7 +157,10 @@ def decoded(parsed: Parsed, element: Element, shape: Shape) -> tuple[Any, dict[s
     arrays = [array for array, _ in frames]
     if len(arrays) != shape.frames or any(array.shape[:2] != (shape.rows, shape.columns) for array in arrays):
         raise Refused("PIXELS_UNREADABLE")
-    return np.stack(arrays), dict(frames[0][1])
+    about = dict(frames[0][1])
+    if about["photometric_interpretation"] == "YBR_FULL_422":  # decoded, every pixel has its own colour
+        about["photometric_interpretation"] = "YBR_FULL"
+    return np.stack(arrays), about
 
 
 def description(parsed: Parsed, element: Element, shape: Shape) -> Any:
@@ -327,9 +333,11 @@ def _in_tile(tile: Any, side: int) -> list[Box]:
     for corners in boxes if boxes is not None else []:
         left, top = (int(number) for number in corners.min(axis=0))
         right, bottom = (int(np.ceil(number)) for number in corners.max(axis=0))
-        margin = MARGIN + (bottom - top) // 8
+        margin = MARGIN + min(bottom - top, right - left) // 8
         box = (left - margin, top - margin, right + margin, bottom + margin)
-        if bottom - top <= TALL * tile.shape[0] or bottom - top <= 48 or _reads(engine, tile, box):
+        # the shorter side, since a line may stand on its end
+        height = min(bottom - top, right - left)
+        if height <= max(TALL * min(tile.shape[:2]), 48) or _reads(engine, tile, box):
             found.append(box)
     return found
 
