@@ -234,6 +234,10 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
     p, t, f = e.privacy, e.training, e.federation
     if p is None and e.conditions.budgets:
         yield "conditions.budgets and privacy = null exclude each other: nothing is spent; set budgets to {}, or give a privacy block"
+    if isinstance(p, Central) and p.amplified:
+        yield from _amplified_complaints(e)
+    elif f.min_replies == 0:
+        yield "federation.min_replies = 0 is for privacy.amplified = true, where also a round of no sites releases noise; set it to 1 or more"
     if not isinstance(p, DpSgd) and t.batch_size is None:
         yield "training.batch_size = null is for privacy.mechanism = dp_sgd, which samples; give a number"
     if p is None:
@@ -277,4 +281,24 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
         yield (
             f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = {e.data.dataset} exclude each other: noise that can be "
             "repeated protects nobody's images; set simulation_only_seed to null"
+        )
+
+
+def _amplified_complaints(e: "Experiment") -> Iterator[str]:
+    """What a secret draw of sites cannot be combined with."""
+    f, amplified = e.federation, "privacy.amplified = true"
+    if e.secure_aggregation.enabled:
+        yield (
+            f"{amplified} and secure_aggregation.enabled = true exclude each other: the draw must stay secret, and the sites sign a list of who is in "
+            "the sum; set amplified to false and pay the full price of each round, or enabled to false"
+        )
+    if f.sampling != "poisson":
+        yield (
+            f"{amplified} and federation.sampling = {f.sampling} exclude each other: the price is that of a draw of each site by itself; set sampling to "
+            "poisson and federation.rate to the chance"
+        )
+    if f.min_replies != 0:
+        yield (
+            f"{amplified} and federation.min_replies = {f.min_replies} exclude each other: a minimum, and a further try, would tell of the draw; set "
+            "min_replies to 0: a round of no sites releases noise"
         )

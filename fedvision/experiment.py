@@ -29,7 +29,7 @@ class Federation(Section):
     sampling: Literal["all", "fixed", "poisson"] = Field("all", description="who is asked: every site, a fixed number, or each by chance")
     cohort: Positive | None = Field(None, description="sites asked a round, where sampling = fixed")
     rate: float | None = Field(None, gt=0, le=1, description="chance of each site to be asked, where sampling = poisson")
-    min_replies: Positive = Field(1, description="fewest replies that make a round")
+    min_replies: int = Field(1, ge=0, le=2**31 - 1, description="fewest replies that make a round")
     on_missing: Literal["wait", "retry", "skip", "stop"] = Field(
         "retry",
         description="a round with fewer: wait = ask those missing again, retry = ask a fresh cohort, skip = leave the model as it is, stop",
@@ -170,6 +170,8 @@ class Experiment(Section):
         if not isinstance(privacy, dict):
             return values
         must: dict[str, dict[str, Any]] = {"federation": {"weighting": "uniform"}, "evaluation": {"sites": "none"}}
+        if privacy.get("amplified") is True:
+            must["federation"]["min_replies"] = 0
         if privacy.get("mechanism") == "dp_sgd":
             must["training"] = {"batch_size": None, "epochs": None}
         given = {key: values.get(key) or {} for key in must}

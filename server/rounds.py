@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from fedvision.evaluation import criterion
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
 from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
+from privacy.amplification import Draws
 from privacy.averaging import delivered
 from privacy.ledger.coordinator import CoordinatorLedger
 from server.acceptance import Judge
@@ -62,6 +63,8 @@ class Attempt:
     simulated: float | None = None
     ledger: CoordinatorLedger | None = None
     charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
+    drawn: Container[SiteId] | None = None  # whose updates are in the sum; None = all that come
+    aside: Total | None = None  # where the others' go, so that what is done with them is the same
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -124,6 +127,8 @@ class Attempt:
         self.note_charge(reply.site, reply.entry, request)
         if isinstance(self.sink, Updates):
             return self.sink.add(reply.site, reply.vector)
+        if self.aside is not None and self.drawn is not None and reply.site not in self.drawn:
+            return self.aside.add(reply.vector)
         return self.sink.add(reply.vector)
 
     def let_go(self) -> None:
@@ -150,7 +155,8 @@ class Attempt:
 @dataclass(frozen=True)
 class Rounds:
     """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
-    scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out."""
+    scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out.
+    draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round."""
 
     experiment: Experiment
     run_id: str
@@ -163,6 +169,7 @@ class Rounds:
     scratch: Path | None = None
     ledger: CoordinatorLedger | None = None
     judge: Judge = field(default_factory=Judge.of_nothing)
+    draws: Draws | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -243,7 +250,7 @@ class Rounds:
     def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
         """Ask until there are enough replies, as federation.on_missing says, from attempt `begun` on; the attempt, and its number."""
         federation = self.experiment.federation
-        attempt = Attempt(self._sink(), ledger=self.ledger)
+        attempt = self._attempt(number, sites)
         if isinstance(attempt.sink, Arrivals):
 
             def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
@@ -253,10 +260,10 @@ class Rounds:
             return attempt, collect(attempt, number, state, self.experiment, self.exchange, requests, recorder.asked, recorder.replied)
         for count in range(begun, federation.max_attempts + 1):
             waiting = federation.on_missing == "wait" and count > begun
-            chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
+            chosen = list(attempt.missing) if waiting else self._chosen(sites, number, count)
             if not waiting and count > begun:
                 attempt.let_go()
-                attempt = Attempt(self._sink(), ledger=self.ledger)
+                attempt = self._attempt(number, sites)
             asked = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(asked))
             if self.masked is None:
@@ -274,6 +281,17 @@ class Rounds:
             f"round {number}: {len(attempt.answered)} sites' updates were counted, and federation.min_replies is {federation.min_replies}"
             f"{_why(attempt)}; after attempt {count} of at most {federation.max_attempts} the run stops (federation.on_missing = {federation.on_missing})"
         )
+
+    def _attempt(self, number: int, sites: Sequence[SiteId]) -> Attempt:
+        """An attempt that nothing came back in yet."""
+        if self.draws is None:
+            return Attempt(self._sink(), ledger=self.ledger)
+        aside = Total(self.layout, self.experiment.federation.max_update_norm)
+        return Attempt(self._sink(), ledger=self.ledger, drawn=self.draws.of(number, sites), aside=aside)
+
+    def _chosen(self, sites: Sequence[SiteId], number: int, attempt: int) -> list[SiteId]:
+        """Who is asked."""
+        return list(sites) if self.draws is not None else cohort(self.experiment.federation, sites, self.experiment.seed, number, attempt)
 
     def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))

@@ -24,6 +24,7 @@ from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
+from privacy.amplification import draws_of
 from privacy.averaging import delivered
 from privacy.check_model import check_experiment
 from privacy.ledger.coordinator import CoordinatorLedger
@@ -100,7 +101,8 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
     judge = Judge(experiment.acceptance, evaluate.held_out)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge)
+    draws = draws_of(experiment, job.run_id, job.ledger is not None and job.ledger.asked)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws)
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 

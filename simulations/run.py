@@ -22,6 +22,7 @@ from fedvision.tracking.environment import differences, environment
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress
 from fedvision.types import Exchange
+from privacy.amplification import forget
 from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
@@ -72,6 +73,7 @@ def simulate(
             raise
         if ledgers is not None:
             summary["privacy"]["ledger_head"] = head = ledgers.close()
+            forget(folder.run)
             folder.write_summary(summary)
             display.message(f"ledger: head {head}; note it elsewhere, and check the run with: fedvision privacy verify {folder.path}")
     return folder, summary

@@ -86,7 +86,7 @@ class Keyring:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.exists():
-                _create(path, os.urandom(32))
+                create_once(path, os.urandom(32))
             secret = path.read_bytes()
         except OSError as error:
             raise ConfigError(
@@ -151,7 +151,7 @@ def _is_key(value: Any) -> bool:
     return True
 
 
-def _create(path: Path, content: bytes) -> None:
+def create_once(path: Path, content: bytes) -> None:
     """Make the file, whole, unless another process was first."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

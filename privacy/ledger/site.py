@@ -100,8 +100,8 @@ class SiteLedger:
                 raise not_yours(self.chain.path) from None
             raise
 
-    def join(self, sync: bool = True) -> None:
-        """Write the first entry, and where the plan is paid at joining its charge, unless the site has joined before.
+    def join(self, sync: bool = True, pays: bool = True) -> None:
+        """Write the first entry, and where the plan is paid at joining and the site `pays`, its charge, unless they are there.
         LedgerDamaged where the file is another run's or site's; ConfigError where another user began it."""
         with self._held():
             if self._begun is None:
@@ -113,7 +113,7 @@ class SiteLedger:
                     sync and not self.terms.whole_plan,
                 )  # fmt: skip
             self._check_own()
-            if self.terms.whole_plan and not self._charges:
+            if self.terms.whole_plan and pays and not self._charges:
                 self._charge("", None, None, "", FIRST, self.terms.event.clip, self.terms.rounds, sync)
 
     def _check_own(self) -> None:
@@ -190,7 +190,7 @@ class SiteLedger:
         """Write that the run is over, with both figures of what was spent, unless that is the last word already; number and hash
         of the chain's last entry.  About a second, for the PLD figure."""
         with self._held():
-            self.join()
+            self.join(pays=False)
             if not self._ended:
                 figures = {"rounds": self.rounds, "epsilon": self.terms.rdp(self.rdp), "pld": self.terms.pld(self.rounds)}
                 self.chain.append({"kind": "end", "witness": witness, **figures})

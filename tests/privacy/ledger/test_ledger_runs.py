@@ -31,6 +31,7 @@ from simulations.run import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # Opacus', at the edge of its grid
 SITE_LEVEL = {"noise_multiplier": 1.0, "delta": 1e-2, "clip": 0.5}
+SECRET_DRAW = SITE_LEVEL | {"mechanism": "central", "amplified": True}
 MASKED = {
     "partition": {"scheme": "iid", "sites": 4}, "federation": {"rounds": 3, "min_replies": 3}, "encoding": {"bits": 32},
     "secure_aggregation": {"enabled": True, "planned_dropouts": 1},
@@ -281,7 +282,7 @@ def test_a_run_is_gone_on_with_by_the_keys_that_began_it(tmp_path: Path, monkeyp
 
 
 def test_a_site_that_died_while_it_joined_pays_for_the_whole_plan_when_it_goes_on(tmp_path: Path) -> None:
-    ledgers = begin(planned(2, 4, privacy=SITE_LEVEL | {"mechanism": "central"}), tmp_path / "run", whole_plan=True)
+    ledgers = begin(planned(2, 4, privacy=SECRET_DRAW), tmp_path / "run")
     path = ledgers.of(ledgers.sites[0]).chain.path
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     again = ledgers.of(ledgers.sites[0])
@@ -295,10 +296,10 @@ def test_a_site_that_died_while_it_joined_pays_for_the_whole_plan_when_it_goes_o
 
 def test_under_a_plan_paid_at_joining_nothing_that_is_written_later_tells_who_was_drawn(tmp_path: Path) -> None:
     """Two runs of four rounds in which other sites are drawn: but for their names, keys and times, the folders are the same."""
-    config = planned(3, 4, privacy=SITE_LEVEL | {"mechanism": "central"})
+    config = planned(3, 4, privacy=SECRET_DRAW)
     told = []
     for name, drawn in (("one", [[0], [1], [2], [0]]), ("other", [[0, 1, 2], [], [], [1]])):
-        ledgers = begin(config, tmp_path / name, whole_plan=True)
+        ledgers = begin(config, tmp_path / name)
         for number, chosen in enumerate(drawn):
             request = asked(ledgers, number)
             witness = ledgers.coordinator.request(request, [ledgers.sites[i] for i in chosen])
