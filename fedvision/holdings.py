@@ -92,6 +92,18 @@ class Emoji(_DataSet):
     )
 
 
+class Brain(_DataSet):
+    """Brain slices with masks: simulated subjects of the MNI template at four simulated scanners, the column `scanner`."""
+
+    dataset: Literal["brain"] = Field("brain", description="`fedvision list datasets`")
+    image_size: Side | None = Field(None, description="side to which images and masks are resized, pixels; null = 112 × 96, as they are")
+    subjects: Annotated[int, Field(ge=1, le=1000)] = Field(30, description="simulated subjects a scanner")
+    slices: Annotated[int, Field(ge=1, le=20)] = Field(4, description="images a subject, where depth = null")
+    depth: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None, description="slices of one volume a subject, 2 mm each; null = single slices"
+    )
+
+
 class Torchvision(_DataSet):
     """A data set that torchvision reads, from files that are already here."""
 
@@ -131,7 +143,7 @@ class ImageFolder(_DataSet):
 OWN_IMAGES = {"image_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
 
 Data = Annotated[
-    Digits | Mnist5k | Elpv | Mnist10k | DigitSets | Animals | Handwriting | Emoji | Torchvision | Brought | ImageFolder,
+    Digits | Mnist5k | Elpv | Mnist10k | DigitSets | Animals | Handwriting | Emoji | Brain | Torchvision | Brought | ImageFolder,
     Field(discriminator="dataset", description="the images and how each site splits them"),
 ]
 

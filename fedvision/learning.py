@@ -125,9 +125,11 @@ class ServerData(Section):
         return self
 
 
+BEST = {"segmentation": "dice", "regression": "r2"}  # of tasks that are not measured by accuracy, where evaluation.best is absent
 METRICS = {  # that can pick the best model, by task
     "classification": ("accuracy", "balanced_accuracy", "f1", "loss", "auc", "sensitivity", "ece"),
     "multilabel": ("accuracy", "exact_match", "f1", "loss", "auc", "sensitivity", "ece"),
+    "segmentation": ("dice", "miou", "accuracy", "loss", "image_dice", "boundary_f", "hd95"),
     "regression": ("mae", "rmse", "r2", "loss"),
 }
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import adapters, emoji, fetched, folder, handwriting, packaged, torchvision_sets
+from fedvision.data import adapters, brain, emoji, fetched, folder, handwriting, packaged, torchvision_sets
 from fedvision.data.dataset import Dataset
 
 
@@ -39,6 +39,11 @@ DATASETS: dict[str, Entry] = {
         emoji.emoji,
         "CC BY-SA 4.0, MIT, Apache-2.0, CC BY 4.0",
         "emoji of eight classes by four vendors, colour; a natural site is a vendor",
+    ),
+    "brain": Entry(
+        brain.brain,
+        "BSD-3 (nilearn); ICBM152 2009: free with its notice",
+        "slices or volumes of simulated subjects of a real template at four simulated scanners, with masks; a natural site is a scanner",
     ),
     "torchvision": Entry(
         torchvision_sets.torchvision_set, "its own", f"{', '.join(torchvision_sets.RECIPES)}: files that are already here"
