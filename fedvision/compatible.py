@@ -67,6 +67,16 @@ def complaints(e: "Experiment") -> Iterator[str]:
     yield from _fault_complaints(e)
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
+    if e.engine.gpus_per_worker and e.engine.name in {"inline", "vmap"}:
+        yield (
+            f"engine.gpus_per_worker = {e.engine.gpus_per_worker:g} and engine.name = {e.engine.name} exclude each other: its one worker has the "
+            "whole GPU; use ray or flower to share it, or set gpus_per_worker to 0"
+        )
+    if e.engine.gpus_per_worker and e.engine.device == "cpu":
+        yield (
+            f"engine.gpus_per_worker = {e.engine.gpus_per_worker:g} and engine.device = cpu exclude each other: a share of a GPU would lie idle; set "
+            "device to auto or cuda, or gpus_per_worker to 0"
+        )
     if e.engine.name == "vmap":
         yield from _vmap_complaints(e)
     if e.secure_aggregation.enabled:
