@@ -60,7 +60,7 @@ class Roster:
             raise ConfigError(f"{path}: it cannot be read as a roster; give the file that was written when the run began") from None
         said = value if isinstance(value, dict) else {}
         run, coordinator, sites = said.get("run"), said.get("coordinator"), said.get("sites")
-        if not isinstance(run, str) or not isinstance(sites, dict) or not all(map(_is_key, [coordinator, *sites.values()])):
+        if not isinstance(run, str) or not isinstance(sites, dict) or not all(map(is_key, [coordinator, *sites.values()])):
             raise ConfigError(f'{path}: no roster; it should hold {{"coordinator": KEY, "run": NAME, "sites": {{NAME: KEY}}}}')
         return cls(run, str(coordinator), sites)
 
@@ -140,7 +140,7 @@ def not_yours(ledger: Path) -> ConfigError:
     )
 
 
-def _is_key(value: Any) -> bool:
+def is_key(value: Any) -> bool:
     """Whether it is an Ed25519 public key: 64 lower-case hexadecimal digits that `cryptography` takes."""
     if not isinstance(value, str) or not _PUBLIC.match(value):
         return False
