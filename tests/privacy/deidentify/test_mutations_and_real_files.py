@@ -49,7 +49,7 @@ def test_of_two_thousand_mutants_none_crashes_and_no_output_holds_what_it_must_n
             pixels = parse(written).top.get(PIXEL_DATA, (0, b"", len(written)))[2]
             assert b"smith^jane" not in written[:pixels].lower()
             (place.folder / ".partial" / outcome.partial).unlink()
-    assert counts["deidentified"] > 200 and len(counts) > 8
+    assert counts["deidentified"] > 150 and len(counts) > 8
     assert set(counts) <= {*CODES, *SKIPS, "deidentified"}
     assert not counts["SELF_CHECK"]
 
