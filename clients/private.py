@@ -52,7 +52,7 @@ class Protection:
 
 
 def protect(
-    experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, int, int]
+    experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, ...]
 ) -> Protection | None:
     """The protection of an experiment, its model checked; None where it promises nothing, ModelRefused where it cannot."""
     p = experiment.privacy

@@ -16,7 +16,7 @@ from clients.algorithms import Fitted
 from clients.mixing import Mixed, mix
 from clients.schedule import parameter_groups, rate_at, rates_of_a_round
 from clients.training import Correct, batches, train
-from fedvision.augment import Pipeline, pipeline
+from fedvision.augment import Changes, changes
 from fedvision.data.site import Batch, Examples
 from fedvision.descent import Optimizer
 from fedvision.errors import ConfigError
@@ -42,11 +42,11 @@ class Recipe:
     training: Training
     task: Any
     device: torch.device
-    pipeline: Pipeline | None
+    pipeline: Changes | None
     lonely: bool
 
     @classmethod
-    def of(cls, experiment: Experiment, task: Any, device: torch.device, shape: tuple[int, int, int], lonely: bool) -> "Recipe | None":
+    def of(cls, experiment: Experiment, task: Any, device: torch.device, shape: tuple[int, ...], lonely: bool) -> "Recipe | None":
         """The recipe of an experiment; None where its training is plain, ConfigError where it cannot be here."""
         training = experiment.training
         if training.schedule_per == "round" and all(getattr(training, key) == getattr(PLAIN, key) for key in ASKS):
@@ -54,7 +54,8 @@ class Recipe:
         if training.precision == "fp16" and device.type != "cuda":
             raise ConfigError(f"training.precision = fp16 needs a GPU, and the device is {device.type}; set it to bf16 or fp32")
         task.criterion(training)  # refused now rather than at a site
-        return cls(training, task, device, pipeline(training.transforms, shape, "training.transforms"), lonely)
+        made = changes(training.transforms, shape, "training.transforms", getattr(task, "geometry", ""))
+        return cls(training, task, device, made, lonely)
 
     def train(
         self, model: nn.Module, examples: Examples, order: Sequence[Tensor], optimizer: Optimizer, rates: list[float],
@@ -126,10 +127,10 @@ class Recipe:
         scaler.update()
 
 
-def check_training(training: Training, model: nn.Module, task: Any, shape: tuple[int, int, int]) -> None:
+def check_training(training: Training, model: nn.Module, task: Any, shape: tuple[int, ...]) -> None:
     """ConfigError for what only the model, the classes or the images show to be wrong: so that nothing is begun."""
     task.criterion(training)
-    pipeline(training.transforms, shape, "training.transforms")
+    changes(training.transforms, shape, "training.transforms", getattr(task, "geometry", ""))
     parameter_groups(training, {name: p for name, p in model.named_parameters() if p.requires_grad})
 
 

@@ -57,7 +57,7 @@ class Workbench:
     _broadcast: tuple[State, list[Tensor], Values] | None = None
 
     @classmethod
-    def set_up(cls, experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
+    def set_up(cls, experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], sites: int, states: Path) -> "Workbench":
         """Build everything for images of `shape` [C,H,W] in `classes`, in a federation of `sites`."""
         torch.set_num_threads(experiment.engine.threads)
         task = task_of(experiment, classes)

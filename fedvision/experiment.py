@@ -15,9 +15,10 @@ from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
 from fedvision.brought import from_folder, is_brought
 from fedvision.compatible import complaints
 from fedvision.holdings import Data, Partition
-from fedvision.learning import METRICS, Evaluation, Model, Training
+from fedvision.learning import BEST, METRICS, Evaluation, Model, Training
 from fedvision.protections import Central, DpSgd, Ledger, Local
 from fedvision.schema import Positive, Probability, Section, read_yaml, validate, with_settings
+from fedvision.segmenting import Segmentation
 
 # --------------------------------------------------------------------------------------- the rounds and who takes part
 
@@ -116,6 +117,7 @@ class Tracking(Section):
 
     mlflow: str | None = Field("local", description="local = an SQLite store beside the runs, a server's URI, or null = none")
     checkpoints: Positive = Field(3, description="newest checkpoints kept, besides the best")
+    pictures: int = Field(4, ge=0, le=20, description="examples of each kind that the report shows, of tasks that have pictures; 0 = none")
     report: bool = Field(True, description="draw report.html at the end")
 
 
@@ -137,6 +139,7 @@ class Experiment(Section):
     strategy: Strategy = Field(default_factory=FedAvg)
     model: Model = Field(default_factory=Model)
     training: Training = Field(default_factory=Training)
+    segmentation: Segmentation | None = Field(None, description="losses and measures of task = segmentation; null = as they come")
     privacy: DpSgd | Central | Local | None = Field(None, discriminator="mechanism", description="what the run promises; null = nothing")
     ledger: Ledger = Field(default_factory=Ledger)
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -162,10 +165,9 @@ class Experiment(Section):
     @classmethod
     def _best_of_the_task(cls, values: Any) -> Any:
         """Where evaluation.best is absent, the task's own main metric."""
-        if not isinstance(values, dict) or values.get("task") != "regression":
-            return values
-        given = values.get("evaluation") or {}
-        return values | {"evaluation": {"best": "r2"} | given} if isinstance(given, dict) else values
+        best = BEST.get(str(values.get("task"))) if isinstance(values, dict) else None
+        given = (values.get("evaluation") or {}) if best is not None else None
+        return values | {"evaluation": {"best": best} | given} if isinstance(given, dict) else values
 
     @field_validator("task")
     @classmethod

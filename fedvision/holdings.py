@@ -136,6 +136,18 @@ class BoxFolder(_DataSet):
     )
 
 
+class Brain(_DataSet):
+    """Brain slices with masks: simulated subjects of the MNI template at four simulated scanners, the column `scanner`."""
+
+    dataset: Literal["brain"] = Field("brain", description="`fedvision list datasets`")
+    image_size: Side | None = Field(None, description="side to which images and masks are resized, pixels; null = 112 × 96, as they are")
+    subjects: Annotated[int, Field(ge=1, le=1000)] = Field(30, description="simulated subjects a scanner")
+    slices: Annotated[int, Field(ge=1, le=20)] = Field(4, description="images a subject, where depth = null")
+    depth: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None, description="slices of one volume a subject, 2 mm each; null = single slices"
+    )
+
+
 class Torchvision(_DataSet):
     """A data set that torchvision reads, from files that are already here."""
 
@@ -183,6 +195,7 @@ Data = Annotated[
     | Animals
     | Handwriting
     | Emoji
+    | Brain
     | Composites
     | Trees
     | Torchvision

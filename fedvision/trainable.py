@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedvision.holdings import ImageFolder
-from fedvision.learning import Training
+from fedvision.learning import METRICS, Training
+from fedvision.models import DENSE, OURS
 from fedvision.protections import DpSgd
 
 if TYPE_CHECKING:
@@ -55,6 +56,20 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
             if getattr(t, key) != getattr(PLAIN, key):
                 yield f"training.{key} = {getattr(t, key)} and task = regression exclude each other: there are no classes; leave {key} out"
+    boxes = e.model.name.startswith("detection/")
+    if e.task in METRICS and boxes != (e.task == "detection"):
+        fits = "use detection/NAME, e.g. detection/fcos" if e.task == "detection" else "set task to detection, or use another model"
+        yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says {'boxes' if boxes else 'no boxes'}; {fits}"
+    if e.task == "detection":
+        for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
+            if getattr(t, key) != getattr(PLAIN, key):
+                yield f"training.{key} = {getattr(t, key)} and task = detection exclude each other: a detector has a loss of its own; leave {key} out"
+    dense = e.model.name in DENSE
+    if e.task in METRICS and dense != (e.task == "segmentation") and e.model.name in OURS:
+        fits = ", ".join(name for name in OURS if (name in DENSE) == (e.task == "segmentation"))
+        yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says a class {'for each pixel' if dense else 'an image'}; use {fits}"
+    if e.task == "segmentation" and t.cutmix:
+        yield f"training.cutmix = {t.cutmix:g} and task = segmentation exclude each other: the masks would have to be pasted too; set cutmix to 0"
     if e.task == "multilabel" and t.balance == "sampling":
         yield "training.balance = sampling and task = multilabel exclude each other: an image has many labels; set balance to loss"
     if isinstance(e.data, ImageFolder) and e.data.targets and e.task == "classification":

@@ -39,12 +39,12 @@ class Finding:
         return f"{self.claim}: {self.measured:.2g} (limit {self.limit:g})"
 
 
-def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classes: tuple[str, ...]) -> list[Finding]:
+def check_experiment(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> list[Finding]:
     """The findings on the model and loss of `experiment`, made once a process; ModelRefused where one fails."""
     from fedvision.models import build, parts
-    from fedvision.tasks import task_of
+    from fedvision.tasks import possible_targets, task_of
 
-    known = repr((experiment.model, experiment.training, experiment.task, experiment.privacy, shape, len(classes)))
+    known = repr((experiment.model, experiment.training, experiment.task, experiment.segmentation, experiment.privacy, shape, len(classes)))
     if known in _checked:
         return _checked[known]
     task = task_of(experiment, classes)
@@ -60,7 +60,7 @@ def check_experiment(experiment: Experiment, shape: tuple[int, int, int], classe
         generator = torch.Generator().manual_seed(0)
         rows = UNITS * experiment.privacy.views * (experiment.privacy.max_images or 1)
         inputs = torch.randn(rows, *shape, generator=generator)
-        targets = task.possible(rows, generator)
+        targets = possible_targets(task, rows, generator, shape)
         findings = check_model(model, task.criterion(experiment.training), own.weights, inputs, targets, experiment.privacy)
     _checked[known] = findings
     return findings

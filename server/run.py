@@ -49,7 +49,7 @@ class Assignment:
 
     experiment: Experiment
     folder: RunFolder
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     own: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
@@ -160,6 +160,7 @@ def summarise(
         "sites": ((evaluated or {}).get("sites") or {}).get("per_site", {}),
         "confusion": np.asarray(last[which]["confusion"]).tolist() if which and "confusion" in last[which] else None,
         "confusion_of": which,
+        "confusion_counts": getattr(task, "counts", "images"),
         "classes": list(job.classes),
         "seconds": seconds,
         "started": started.isoformat(timespec="seconds"),

@@ -30,6 +30,7 @@ from fedvision.types import SiteId
 from server.evaluation import Evaluator
 from server.run import Assignment, summarise, write_model
 from simulations.inline import Inline
+from simulations.pictures import illustrate
 from simulations.run import concluded, logged_to, own_examples, set_up
 
 
@@ -108,6 +109,7 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
         summary = summarise(job, {"status": "completed", "error": None}, evaluate.last, bench.task, time.perf_counter() - began, started)
         summary |= write_model(folder, {name: t.cpu() for name, t in bench.model.state_dict().items()})
         folder.write_summary(summary)
+        illustrate(experiment, folder, data)
     return folder, summary
 
 

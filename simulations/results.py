@@ -127,9 +127,9 @@ class Results:
         from safetensors.torch import load_file
 
         from fedvision.models import build
-        from fedvision.tasks import make_task
+        from fedvision.tasks import task_of
 
-        network = build(self.experiment, self.data.shape, make_task(self.experiment.task, self.data.classes).outputs)
+        network = build(self.experiment, self.data.shape, task_of(self.experiment, self.data.classes).outputs)
         network.load_state_dict(load_file(self.folder.path / "model.safetensors"))
         return network.eval()
 

@@ -29,6 +29,7 @@ from simulations.conditions import Troubled
 from simulations.engines import ENGINES, Engine, Setting
 from simulations.ledgers import found_ledgers
 from simulations.masked import founded
+from simulations.pictures import illustrate
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html", "audit.json")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
@@ -65,6 +66,7 @@ def simulate(
         setting = Setting(experiment, data, states, display.message)
         try:
             summary = (engine or ENGINES[experiment.engine.name])(setting, conduct)
+            illustrate(experiment, folder, data)
             summary = _attacked(experiment, folder, summary, display)
         except BaseException:
             display.finish()

@@ -217,7 +217,7 @@ def _try_each_point(planned: Sequence[tuple[Run, Experiment]]) -> None:
     """Open the data and build the model of each point once; the first run must not be what finds a missing file."""
     from fedvision.data.federation import open_federated
     from fedvision.models import build
-    from fedvision.tasks import make_task
+    from fedvision.tasks import task_of
 
     tried: set[str] = set()
     wrong: dict[str, list[str]] = {}
@@ -229,7 +229,7 @@ def _try_each_point(planned: Sequence[tuple[Run, Experiment]]) -> None:
         tried.add(key)
         try:
             data = open_federated(experiment)
-            build(experiment, data.shape, make_task(experiment.task, data.classes).outputs)
+            build(experiment, data.shape, task_of(experiment, data.classes).outputs)
         except FedvisionError as error:
             wrong.setdefault(str(error), []).append(run.point)
     if wrong:

@@ -2,9 +2,14 @@
 
 `training.transforms` are drawn anew for each training image; `data.transforms`, filters alone, are part of reading an
 image, in training and in evaluation alike.
+
+A target that lies in the image (a mask, boxes) moves with it: it goes through the transforms beside its image, as the tv_tensor that
+its task's `geometry` names, and is changed by those that move pixels and left alone by those that change their values.
 """
 
 import difflib
+import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pipeline = Callable[["Tensor"], "Tensor"]  # uint8 [B,C,H,W] -> uint8, or float on the scale 0..1, of the same shape
+Changes = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]  # the same of images and their targets [B,...] together
+UNKNOWN = 255  # what a mask holds where an image was moved away and nothing is known
 
 FILTERS = {
     "CLAHE": "contrast limited adaptive histogram equalisation (Zuiderveld 1994); clip_limit, tiles",
@@ -27,7 +34,7 @@ FILTERS = {
 }
 
 
-def pipeline(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], key: str) -> Pipeline | None:
+def pipeline(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str) -> Pipeline | None:
     """Random changes, drawn anew for each image from torch's generator; None where there are none.
 
     specs: a mapping each, its name and the options of the transform.  shape: [C,H,W], which they must keep.
@@ -48,7 +55,72 @@ def pipeline(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], ke
     return each
 
 
-def filters(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], key: str) -> Pipeline | None:
+def changes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str, geometry: str = "") -> Changes | None:
+    """As `pipeline`, of images and targets.  geometry: what a target is in its image, of `_WRAPPED`; "" = it stays as it is."""
+    if not geometry:
+        of_images = pipeline(specs, shape, key)
+        return None if of_images is None else lambda images, targets: (of_images(images), targets)
+    if not specs:
+        return None
+    import torch
+    from torchvision import tv_tensors
+    from torchvision.transforms import v2
+
+    if geometry == "boxes":
+        return _changes_of_boxes(specs, shape, key)
+    change = v2.Compose([_made(spec, f"{key}[{number}]", geometry) for number, spec in enumerate(specs)])
+    wrapped = _WRAPPED[geometry]
+
+    def together(images: "Tensor", targets: "Tensor") -> "tuple[Tensor, Tensor]":
+        pairs = [change(tv_tensors.Image(image), wrapped(target)) for image, target in zip(images, targets, strict=True)]
+        return torch.stack([image.as_subclass(torch.Tensor) for image, _ in pairs]), torch.stack(
+            [target.as_subclass(torch.Tensor) for _, target in pairs]
+        )
+
+    possible = torch.zeros(2, *shape[1:], dtype=torch.uint8)
+    with torch.random.fork_rng(devices=[]):
+        _check(lambda images: together(images, possible)[0], shape, key)
+        if together(torch.zeros(2, *shape, dtype=torch.uint8), possible)[1].shape != possible.shape:
+            raise ConfigError(f"{key} makes masks of another size than their images; resize images and masks alike")
+    return together
+
+
+def _changes_of_boxes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str) -> Changes:
+    """As `changes`, where targets are boxes [B,M,5]; a mosaic, if there is one, comes first."""
+    import torch
+    from torchvision.transforms import v2
+
+    from fedvision.augment.boxes import Mosaic, moved
+
+    mosaic: Mosaic | None = None
+    if specs[0]["name"] == "Mosaic":
+        options = {option: value for option, value in specs[0].items() if option != "name"}
+        try:
+            mosaic, specs = Mosaic(**options), specs[1:]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{key}[0]: Mosaic cannot be made of {options}: {error}") from None
+    change = v2.Compose([_made(spec, f"{key}[{number}]") for number, spec in enumerate(specs)]) if specs else None
+
+    def together(images: "Tensor", targets: "Tensor") -> "tuple[Tensor, Tensor]":
+        if mosaic is not None:
+            images, targets = mosaic(images, targets)
+        return (images, targets) if change is None else moved(change, images, targets)
+
+    with torch.random.fork_rng(devices=[]):
+        _check(lambda images: together(images, torch.tensor([[[0.0, 1, 1, 8, 8]]]).expand(2, 1, 5))[0], shape, key)
+    return together
+
+
+def _mask(target: "Tensor") -> Any:
+    from torchvision import tv_tensors
+
+    return tv_tensors.Mask(target)
+
+
+_WRAPPED: dict[str, Callable[["Tensor"], Any]] = {"masks": _mask}
+
+
+def filters(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str) -> Pipeline | None:
     """Filters in their order, on whole batches; None where there are none.  They draw nothing, so that an image is the same
     bytes on every reading."""
     if not specs:
@@ -66,7 +138,7 @@ def filters(specs: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], key
     return change
 
 
-def _made(spec: Mapping[str, Any], key: str) -> Any:
+def _made(spec: Mapping[str, Any], key: str, geometry: str = "") -> Any:
     """The transform that `spec` names; transforms inside others (RandomApply, RandomChoice) are made too."""
     from torchvision.transforms import v2
 
@@ -78,18 +150,29 @@ def _made(spec: Mapping[str, Any], key: str) -> Any:
         known = [*FILTERS, *(n for n in dir(v2) if isinstance(getattr(v2, n), type) and issubclass(getattr(v2, n), v2.Transform))]
         raise ConfigError(f"{key}.name = {name!r}: torchvision.transforms.v2 has no such transform{_near(str(name), known)}")
     if isinstance(options.get("transforms"), list):
-        options["transforms"] = [_made(inner, f"{key}.transforms[{number}]") for number, inner in enumerate(options["transforms"])]
+        options["transforms"] = [
+            _made(inner, f"{key}.transforms[{number}]", geometry) for number, inner in enumerate(options["transforms"])
+        ]
+    if geometry == "masks" and "fill" in inspect.signature(kind).parameters:
+        options["fill"] = _fills(options.get("fill", 0))
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {name} cannot be made of {options}: {error}") from None
 
 
-def _check(change: Pipeline, shape: tuple[int, int, int], key: str) -> None:
+def _fills(given: Any) -> dict[Any, Any]:
+    """What comes in from outside: `given` in the image, and in the mask what is not known."""
+    from torchvision import tv_tensors
+
+    return {tv_tensors.Image: given, tv_tensors.Mask: UNKNOWN}
+
+
+def _check(change: Pipeline, shape: tuple[int, ...], key: str) -> None:
     """Try `change` on two images; ConfigError where it fails or gives anything but images of their shape."""
     import torch
 
-    images = torch.arange(2 * shape[0] * shape[1] * shape[2]).remainder(256).to(torch.uint8).reshape(2, *shape)
+    images = torch.arange(2 * math.prod(shape)).remainder(256).to(torch.uint8).reshape(2, *shape)
     try:
         found = change(images)
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:

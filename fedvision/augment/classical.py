@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import is_pure_tensor
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Filter(v2.Transform):
-    """A transform that draws nothing: `apply` [N,C,H,W] uint8 -> the same."""
+    """A transform that draws nothing: `apply` [N,C,H,W] uint8 -> the same.  A mask beside the image stays as it is."""
+
+    _transformed_types = (is_pure_tensor, tv_tensors.Image)
 
     def transform(self, inpt: Tensor, params: dict[str, object]) -> Tensor:
         """Any number of leading dimensions as one; what is no image [...,C,H,W] of 1 or 3 channels is refused."""

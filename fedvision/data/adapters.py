@@ -12,7 +12,8 @@ import numpy as np
 
 from fedvision.brought import make
 from fedvision.data.dataset import Dataset, in_natural_order, normalisation
-from fedvision.data.resize import resized
+from fedvision.data.masks import check_masks, main_class
+from fedvision.data.resize import resized, resized_masks
 from fedvision.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ def brought(data: "Brought") -> Dataset:
     check(made, f"data.source = {data.source!r}")
     channels = made.shape[0]
     means, stds = normalisation(data.mean, data.std, channels, 0.5, 0.5)
+    if made.has_masks:
+        check_masks(made, f"data.source = {data.source!r}")
     return replace(
         made,
+        targets=resized_masks(made.targets, data.image_size) if made.has_masks and data.image_size is not None else made.targets,  # type: ignore[arg-type]
         images=made.images if data.image_size is None else resized(made.images, data.image_size),
         labels=made.labels.astype(np.int64),
         classes=tuple(made.classes),
@@ -44,8 +48,10 @@ def brought(data: "Brought") -> Dataset:
 def check(dataset: Dataset, whose: str) -> None:
     """DataError naming what does not belong together in a data set that somebody else made."""
     images, n = dataset.images, len(dataset.labels)
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != n or not n:
-        raise DataError(f"{whose}: images are {images.dtype} {list(images.shape)}, and must be uint8 [N,C,H,W] with one label each ({n})")
+    if images.dtype != np.uint8 or images.ndim not in {4, 5} or len(images) != n or not n:
+        raise DataError(
+            f"{whose}: images are {images.dtype} {list(images.shape)}, and must be uint8 [N,C,H,W] (volumes: [N,C,D,H,W]) with one label each ({n})"
+        )
     if dataset.labels.ndim != 1 or not np.issubdtype(dataset.labels.dtype, np.integer):
         raise DataError(f"{whose}: labels are {dataset.labels.dtype} {list(dataset.labels.shape)}, and must be whole numbers [N]")
     if dataset.labels.min() < 0 or dataset.labels.max() >= len(dataset.classes):
@@ -67,10 +73,14 @@ def from_arrays(
     *,
     subjects: Any = None,
     columns: Mapping[str, Any] | None = None,
+    masks: Any = None,
 ) -> Dataset:
-    """A data set of arrays in memory.  images: uint8, grey [N,H,W], or [N,C,H,W], or [N,H,W,C] with 1 or 3 channels.
+    """A data set of arrays in memory.  images: uint8, grey [N,H,W], or [N,C,H,W], or [N,H,W,C] with 1 or 3 channels; volumes
+    [N,C,D,H,W].
 
     classes: their names in the order of the labels' numbers; None = the numbers.  subjects: whom each image shows.
+    masks: uint8 [N,H,W] or [N,D,H,W] of numbers of classes, 255 where it is not known (task segmentation, which needs `classes`);
+        labels may then be None: each image counts under the class that it is richest in.
 
     >>> from_arrays("dots", np.zeros((2, 8, 8), np.uint8), [0, 1], ["off", "on"]).shape
     (1, 8, 8)
@@ -80,15 +90,20 @@ def from_arrays(
         pictures = pictures[:, None]
     elif pictures.ndim == 4 and pictures.shape[1] not in {1, 3} and pictures.shape[3] in {1, 3}:
         pictures = pictures.transpose(0, 3, 1, 2)
-    numbers = np.asarray(labels)
+    if masks is not None and classes is None:
+        raise DataError(f"{name}: masks hold numbers of classes: give their names as classes")
+    targets = None if masks is None else np.ascontiguousarray(masks)
+    numbers = main_class(targets, len(classes or ())) if labels is None and targets is not None else np.asarray(labels)
     known = tuple(classes) if classes is not None else tuple(str(k) for k in range(int(numbers.max(initial=0)) + 1))
     text = {column: np.asarray(values).astype(str) for column, values in (columns or {}).items()}
-    channels = pictures.shape[1] if pictures.ndim == 4 else 1
+    channels = pictures.shape[1] if pictures.ndim >= 4 else 1
     made = Dataset(
         name, np.ascontiguousarray(pictures), numbers, known, (0.5,) * channels, (0.5,) * channels,
-        None if subjects is None else np.asarray(subjects).astype(str), text,
+        None if subjects is None else np.asarray(subjects).astype(str), text, targets=targets,
     )  # fmt: skip
     check(made, name)
+    if targets is not None:
+        check_masks(made, name)
     return made
 
 

@@ -11,7 +11,7 @@ from fedvision.data.box_files import Annotated, read_coco, read_voc
 from fedvision.data.dataset import Dataset, normalisation
 from fedvision.data.made import made_once
 from fedvision.data.prepared import prepare
-from fedvision.detection.padding import padded
+from fedvision.detection.padding import NONE, padded
 from fedvision.errors import CorruptImage, DataError
 
 if TYPE_CHECKING:
@@ -22,6 +22,29 @@ def main_class(boxes: Sequence[np.ndarray], classes: int) -> np.ndarray:
     """The class of most boxes of each image, int64 [N]: what it counts under where images are dealt out; of none the first."""
     own = [rows[rows[:, 0] >= 0, 0].astype(int) for rows in boxes]
     return np.array([np.bincount(kinds, minlength=classes).argmax() for kinds in own], np.int64)
+
+
+def check_boxes(dataset: Dataset, whose: str) -> None:
+    """DataError where the targets are no boxes of the images, or name a class that there is not."""
+    boxes = dataset.targets
+    if boxes is None or boxes.dtype != np.float32 or boxes.ndim != 3 or boxes.shape[2] != 5 or len(boxes) != len(dataset):
+        has = "no targets" if boxes is None else f"targets of {boxes.dtype} {list(boxes.shape)}"
+        raise DataError(f"{whose} has {has}, and detection needs boxes: float32 [{len(dataset)}, M, 5], a class and x1, y1, x2, y2 a row")
+    kinds, k = boxes[..., 0], len(dataset.classes)
+    own = np.where(kinds <= -2, -2 - kinds, kinds)
+    known = (kinds == NONE) | ((own >= 0) & (own < k) & (own == np.floor(own)))
+    if not known.all():
+        image, row = np.argwhere(~known)[0]
+        raise DataError(f"{whose}: box {row} of image {image} has the class {kinds[image, row]:g}, and its {k} classes are 0 to {k - 1}")
+    height, width = dataset.images.shape[2:]
+    x1, y1, x2, y2 = np.moveaxis(boxes[..., 1:], -1, 0)
+    good = (x1 >= 0) & (y1 >= 0) & (x2 > x1) & (y2 > y1) & (x2 <= width + 1e-3) & (y2 <= height + 1e-3)
+    if not (good | (kinds == NONE)).all():
+        image, row = np.argwhere(~(good | (kinds == NONE)))[0]
+        where = boxes[image, row, 1:].tolist()
+        raise DataError(
+            f"{whose}: box {row} of image {image} is {where}, and its image has {width} × {height} pixels: a box lies inside, x1 < x2"
+        )
 
 
 def box_folder(data: "BoxFolder") -> Dataset:

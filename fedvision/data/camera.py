@@ -36,7 +36,7 @@ def seen(images: np.ndarray, camera: np.ndarray, numbers: np.ndarray, seed: int)
 
 
 def _seen(images: np.ndarray, camera: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
-    gains, (gamma, noise, blur, jpeg) = camera[: images.shape[1]], camera[3:].tolist()
+    gains, (gamma, noise, blur, jpeg) = _gains(camera, images.shape[1]), camera[3:].tolist()
     x = images.astype(np.float32) / np.float32(255)
     if blur > 0:
         from scipy.ndimage import gaussian_filter
@@ -50,14 +50,21 @@ def _seen(images: np.ndarray, camera: np.ndarray, numbers: np.ndarray, seed: int
     return result if jpeg >= 100 else np.stack([_compressed(image, int(jpeg)) for image in result])
 
 
+def _gains(camera: np.ndarray, channels: int) -> np.ndarray:
+    """float64 [C]: red, green and blue each their own; of any other number of channels all the exposure, which is the first."""
+    return camera[:3] if channels == 3 else np.repeat(camera[:1], channels)
+
+
 def _noise(numbers: np.ndarray, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.stack([stream(seed, "noise", int(n)).standard_normal(shape, np.float32) for n in numbers])
 
 
 def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
-    """One image [C,H,W], 1 or 3 channels, through JPEG of `quality` and back."""
+    """One image [C,H,W] through JPEG of `quality` and back; of other than 1 or 3 channels, each by itself."""
     from PIL import Image
 
+    if len(image) not in {1, 3}:
+        return np.concatenate([_compressed(plane[None], quality) for plane in image])
     file = io.BytesIO()
     Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(file, "JPEG", quality=quality)
     picture = np.asarray(Image.open(file))

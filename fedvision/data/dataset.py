@@ -11,14 +11,17 @@ from fedvision.errors import ConfigError
 
 @dataclass(frozen=True)
 class Dataset:
-    """N labelled images of one shape.
+    """N labelled images, or volumes, of one shape.
 
-    images: uint8 [N,C,H,W], in memory or mapped from a file.   labels: int64 [N], indices into `classes`.
+    images: uint8 [N,C,H,W] or [N,C,D,H,W], in memory or mapped from a file.   labels: int64 [N], indices into `classes`; of
+        images with masks, the class that each counts under where images are dealt out and counted (`masks.main_class`).
     subjects: whom or what each image shows, str [N]; None where nothing is known, and each image stands for itself.
     columns: what else is known of each image, by name, str [N]: what a natural partition may go by.
     mean, std: normalisation per channel on the scale 0..1, a public constant and never computed from the images.
     digest: SHA-256 of the images' bytes, where it is already known; else it is computed.
-    targets: float32 [N,T], NaN where one is not known: what a task other than classification learns, by `target_names`.
+    targets: what a task other than classification learns, a row an image, of any shape: numbers float32 [N,T], NaN where one is
+        not known, by `target_names`; or masks uint8 [N,H,W] or [N,D,H,W] of numbers of `classes`, 255 where it is not known;
+        or boxes float32 [N,M,5], as `fedvision.detection.boxes` says.
     """
 
     name: str
@@ -38,10 +41,19 @@ class Dataset:
         return len(self.labels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.images.shape[1:]
-        return int(channels), int(height), int(width)
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height, width; of volumes channels, depth, height, width."""
+        return tuple(int(n) for n in self.images.shape[1:])
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the targets are boxes: rows of a class and four corners, as `fedvision.detection.boxes` says."""
+        return self.targets is not None and self.targets.dtype == np.float32 and self.targets.ndim == 3
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the targets are masks: a class for each pixel."""
+        return self.targets is not None and self.targets.dtype == np.uint8
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -55,7 +67,11 @@ class Dataset:
         digest.update(np.ascontiguousarray(self.labels, "<i8").tobytes())
         digest.update(b"" if self.subjects is None else "\x1f".join(self.subjects.tolist()).encode())
         if self.targets is not None:
-            digest.update(repr(self.target_names).encode() + np.ascontiguousarray(self.targets, "<f4").tobytes())
+            digest.update(repr(self.target_names).encode())
+            if self.targets.dtype == np.float32 and self.targets.ndim == 2:
+                digest.update(np.ascontiguousarray(self.targets, "<f4").tobytes())
+            else:
+                digest.update((repr(self.targets.shape) + images_digest(self.targets)).encode())
         return digest.hexdigest()
 
 

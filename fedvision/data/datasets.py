@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import adapters, boxed, composites, emoji, fetched, folder, handwriting, packaged, torchvision_sets
+from fedvision.data import adapters, boxed, brain, composites, emoji, fetched, folder, handwriting, packaged, torchvision_sets
 from fedvision.data.dataset import Dataset
 
 
@@ -47,6 +47,11 @@ DATASETS: dict[str, Entry] = {
     ),
     "trees": Entry(
         boxed.trees, "MIT", "951 crowns of trees with boxes, in tiles of airborne images; a natural site is one of three of NEON"
+    ),
+    "brain": Entry(
+        brain.brain,
+        "BSD-3 (nilearn); ICBM152 2009: free with its notice",
+        "slices or volumes of simulated subjects of a real template at four simulated scanners, with masks; a natural site is a scanner",
     ),
     "torchvision": Entry(
         torchvision_sets.torchvision_set, "its own", f"{', '.join(torchvision_sets.RECIPES)}: files that are already here"

@@ -39,15 +39,16 @@ def table(federated: Federated, most: int = 20) -> str:
     from rich.markup import escape
 
     counts = federated.partition.counts(federated.dataset.labels, len(federated.dataset.classes))
-    channels, height, width = federated.shape
+    channels, *sides = federated.shape
     sizes = counts[:-1].sum((1, 2))
     lines = [
-        f"[bold]{federated.dataset.name}[/bold]: {len(federated.dataset):,} images of {width} × {height} × {channels}, "
+        f"[bold]{federated.dataset.name}[/bold]: {len(federated.dataset):,} {'images' if len(sides) == 2 else 'volumes'} of "
+        f"{' × '.join(map(str, reversed(sides)))} × {channels}, "
         f"{len(federated.dataset.classes)} classes, {len(federated.sites):,} sites",
         f"a site holds {sizes.min():,} to {sizes.max():,} images, median {int(np.median(sizes)):,}; "
         f"label skew {skew(counts[:-1].sum(1)):.2f} (0 = all alike, 1 = nothing in common)",
         "",
-        f"[bold]{'site':24} {'train':>7} {'valid.':>7} {'test':>7}  largest classes[/bold]",
+        f"[bold]{'site':24} {'train':>7} {'valid.':>7} {'test':>7}  {_by_class(federated)}[/bold]",
     ]
     for number in range(min(most, len(federated.sites))):
         lines.append(_line(escape(federated.sites[number]), counts[number], federated.dataset.classes))
@@ -57,6 +58,13 @@ def table(federated: Federated, most: int = 20) -> str:
         lines.append(_line("the server", counts[-1], federated.dataset.classes))
     lines += ["", *(f"note: {escape(note)}" for note in federated.notes)]
     return "\n".join(lines).rstrip()
+
+
+def _by_class(federated: Federated) -> str:
+    """What an image counts under."""
+    if federated.dataset.has_boxes:
+        return "images by the class of most of their boxes"
+    return "images by the class that each is richest in" if federated.dataset.has_masks else "largest classes"
 
 
 def _line(name: str, counts: np.ndarray, classes: tuple[str, ...]) -> str:
@@ -100,6 +108,8 @@ def draw_partition(federated: Federated) -> "Figure":
     if len(federated.sites) <= _BARS:
         panels = _panels(above, [max(10, len(federated.sites)), 1.2][: 1 + server])
         _bars(panels[0], federated.sites, counts[:-1].sum(1))
+        if federated.dataset.has_masks or federated.dataset.has_boxes:
+            panels[0].set_ylabel(_by_class(federated))
     else:
         panels = _panels(above, [10, 3, 1][: 2 + server])
         _heat_map(panels[0], above, federated.dataset.classes, counts[:-1].sum(1))
@@ -201,7 +211,14 @@ def _samples(figure: Any, federated: Federated, counts: np.ndarray) -> None:
 
 def _strip(examples: Examples) -> np.ndarray:
     """Some of the examples beside each other, uint8 [H, width] or [H, width, 3], on white where they are few."""
-    images = examples.images(np.unique(np.linspace(0, len(examples) - 1, _IN_A_STRIP).astype(int)))
+    at = np.unique(np.linspace(0, len(examples) - 1, _IN_A_STRIP).astype(int))
+    images = examples.images(at)
+    if examples.source.dataset.has_masks:
+        images = _with_masks(examples, at, images)
+    elif examples.source.dataset.has_boxes:
+        images = _with_boxes(examples, at, images)
+    elif images.shape[1] not in {1, 3}:
+        images = images[:, :1]
     _, channels, height, width = images.shape
     gap = max(1, width // 14)
     strip = np.full((height, _IN_A_STRIP * (width + gap) - gap, channels), 255, np.uint8)
@@ -209,3 +226,19 @@ def _strip(examples: Examples) -> np.ndarray:
         left = place * (width + gap)
         strip[:, left : left + width] = image.transpose(1, 2, 0)
     return strip[..., 0] if channels == 1 else strip
+
+
+def _with_boxes(examples: Examples, at: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """uint8 [n,3,H',W']: the images, enlarged, with their boxes."""
+    from fedvision.tasks.drawing import boxed
+
+    rows, classes = examples.batch(at).targets.numpy(), examples.source.dataset.classes
+    return np.stack([boxed(image, boxes, classes).transpose(2, 0, 1) for image, boxes in zip(images, rows, strict=True)])
+
+
+def _with_masks(examples: Examples, at: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """uint8 [n,3,H,W]: the images under their masks; of volumes the middle slice."""
+    from fedvision.tasks.painting import overlaid
+
+    masks, classes = examples.batch(at).targets.numpy(), len(examples.source.dataset.classes)
+    return np.stack([overlaid(image, mask, classes).transpose(2, 0, 1) for image, mask in zip(images, masks, strict=True)])

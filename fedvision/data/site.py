@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedvision.augment import Pipeline
+from fedvision.augment import Changes, Pipeline
 from fedvision.data.camera import seen
 from fedvision.data.dataset import Dataset
 from fedvision.types import SiteId
@@ -21,7 +21,8 @@ _KEPT = 256 << 20  # bytes up to which a part is kept in memory: normalised, or 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: float32 [B,C,H,W], normalised: (x / 255 - mean) / std.   targets: int64 [B], or float32 [B,T]."""
+    """inputs: float32 [B,C,H,W] or [B,C,D,H,W], normalised: (x / 255 - mean) / std.   targets: [B,...], whatever the task
+    learns: labels int64 [B], numbers float32 [B,T], masks uint8 [B,H,W] or [B,D,H,W]."""
 
     inputs: Tensor
     targets: Tensor
@@ -33,8 +34,9 @@ class Source:
     def __init__(self, dataset: Dataset, partition: "Partition | None" = None, filtered: Pipeline | None = None):
         self.dataset, self.filtered = dataset, filtered
         self.partition = partition if partition is not None and partition.cameras is not None else None
-        self._mean = torch.tensor(dataset.mean, dtype=torch.float32)[:, None, None]
-        self._std = torch.tensor(dataset.std, dtype=torch.float32)[:, None, None]
+        channel = (-1, *[1] * (len(dataset.shape) - 1))
+        self._mean = torch.tensor(dataset.mean, dtype=torch.float32).reshape(channel)
+        self._std = torch.tensor(dataset.std, dtype=torch.float32).reshape(channel)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """uint8 [n,C,H,W]: the images `rows`, each through the camera of the site that holds it, and then the filters."""
@@ -51,8 +53,18 @@ class Source:
             images[at] = seen(images[at], self.partition.cameras[holder], rows[at], self.partition.seed)
         return images
 
+    def targets(self, rows: np.ndarray) -> Tensor:
+        """What is learned of the images `rows`, [n,...]."""
+        targets = self.dataset.targets
+        return torch.from_numpy(self.dataset.labels[rows] if targets is None else np.asarray(targets[rows]))
+
+    def keeps_targets(self, examples: int) -> bool:
+        """Whether the targets of so many examples are small enough to be kept in memory."""
+        targets = self.dataset.targets
+        return targets is None or examples * targets[:1].nbytes <= _KEPT
+
     def normalised(self, images: np.ndarray | Tensor) -> Tensor:
-        """float32 [n,C,H,W] of uint8 images, or of floats on the scale 0..1, which are overwritten.  Three plain operations, so
+        """float32 [n,C,H,W] (or [n,C,D,H,W]) of uint8 images, or of floats on the scale 0..1, which are overwritten.  Three plain operations, so
         that the bytes depend on nothing but the pixel."""
         x = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
         x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
@@ -74,7 +86,7 @@ class Source:
 class Examples:
     """An ordered set of one holder's examples: `rows` int64 [n] of a source.  Read when first asked for."""
 
-    __slots__ = ("_images", "_inputs", "_labels", "_rows", "_source", "_targets")
+    __slots__ = ("_images", "_inputs", "_labels", "_met", "_rows", "_source", "_targets")
 
     def __init__(self, source: Source, rows: np.ndarray):
         self._source, self._rows = source, rows
@@ -82,6 +94,7 @@ class Examples:
         self._inputs: Tensor | None = None
         self._labels: np.ndarray | None = None
         self._targets: Tensor | None = None
+        self._met = False  # whether what can be kept was read
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,11 +118,8 @@ class Examples:
 
     @property
     def targets(self) -> Tensor:
-        """What is learned: the labels, int64 [n], or the data set's targets, float32 [n,T]."""
-        if self._targets is None:
-            targets = self._source.dataset.targets
-            return torch.from_numpy(self.labels if targets is None else targets[self._rows])
-        return self._targets
+        """What is learned: the labels, int64 [n], or the data set's targets [n,...]."""
+        return self._source.targets(self._rows) if self._targets is None else self._targets
 
     @property
     def subjects(self) -> np.ndarray | None:
@@ -123,19 +133,24 @@ class Examples:
 
     def batch(self, positions: np.ndarray | Tensor) -> Batch:
         """The examples at `positions` (int [B], from 0), in that order; IndexError where one is outside."""
-        if self._targets is None:
+        if not self._met:
             self._keep()
-        assert self._targets is not None
         at = torch.from_numpy(positions) if isinstance(positions, np.ndarray) else positions
         inputs = self._read(at.numpy()) if self._inputs is None else self._inputs.index_select(0, at)
-        return Batch(inputs, self._targets.index_select(0, at))
+        return Batch(inputs, self.targets_at(at))
 
-    def changed(self, positions: Tensor, change: Pipeline) -> Batch:
-        """As `batch`, of images changed on the way: `change` takes uint8 [B,C,H,W]."""
+    def changed(self, positions: Tensor, change: Changes) -> Batch:
+        """As `batch`, of images changed on the way, and their targets with them."""
         if self._images is None and self._source.kept(len(self))[0]:
             self._images = self._source.images(self._rows)
-        inputs = self._source.normalised(change(torch.from_numpy(self.images(positions.numpy()))))
-        return Batch(inputs, self.targets.index_select(0, positions))
+        images, targets = change(torch.from_numpy(self.images(positions.numpy())), self.targets_at(positions))
+        return Batch(self._source.normalised(images), targets)
+
+    def targets_at(self, positions: Tensor) -> Tensor:
+        """The targets of the examples at `positions`."""
+        if self._targets is None:
+            return self._source.targets(self._rows[positions.numpy()])
+        return self._targets.index_select(0, positions)
 
     def _keep(self) -> None:
         """Read what is small enough to be kept in memory."""
@@ -144,7 +159,9 @@ class Examples:
             self._inputs = self._source.normalised(self._source.images(self._rows))
         elif how == "images":
             self._images = self._source.images(self._rows)
-        self._targets = self.targets
+        if self._source.keeps_targets(len(self)):
+            self._targets = self.targets
+        self._met = True
 
     def _read(self, positions: np.ndarray) -> Tensor:
         """The inputs at `positions`, made from what is kept or else from the data set."""

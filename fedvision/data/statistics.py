@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from fedvision.data.masks import pixels_by_class
 from fedvision.data.site import Examples
 from fedvision.errors import ConfigError, DataError
 from fedvision.evaluation import Sums, add
@@ -50,13 +52,24 @@ class Statistics:
 
 def counted(examples: Examples, classes: int) -> dict[str, np.ndarray]:
     """What one site adds to the sums, int64: `images` [1], `pixels` [1], `sum` and `squares` [C] of the bytes, `intensity` [C,BINS]
-    pixels, `seen` [C,BINS] images with a pixel there, `labels` [classes].  {} where it holds nothing."""
+    pixels, `seen` [C,BINS] images with a pixel there, `labels` [classes] images (with masks: images that show some of the class).  {} where it holds nothing."""
     total: dict[str, np.ndarray] = {}
     for start in range(0, len(examples), _AT_ONCE):
         images = examples.images(np.arange(start, min(start + _AT_ONCE, len(examples))))
         total = add(total, _counted(images))
     if total:
-        total["labels"] = np.bincount(examples.labels, minlength=classes).astype(np.int64)
+        total["labels"] = _by_class(examples, classes)
+    return total
+
+
+def _by_class(examples: Examples, classes: int) -> np.ndarray:
+    """int64 [classes]: images of each class; of images with masks, those that show some of it."""
+    if not examples.source.dataset.has_masks:
+        return np.bincount(examples.labels, minlength=classes).astype(np.int64)
+    total = np.zeros(classes, np.int64)
+    for start in range(0, len(examples), _AT_ONCE):
+        masks = examples.targets_at(torch.arange(start, min(start + _AT_ONCE, len(examples)))).numpy()
+        total += (pixels_by_class(masks, classes) > 0).sum(0)
     return total
 
 

@@ -1,11 +1,13 @@
-"""What each image's task is about: a class, or numbers beside it."""
+"""What each image's task is about: a class, numbers beside it, or a mask that lies in it."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedvision.data.boxed import check_boxes
 from fedvision.data.dataset import Dataset
+from fedvision.data.masks import check_masks
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,9 +22,15 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
     A data set of one class an image serves the other tasks as well: as one label there and all others not (multilabel), or,
     where its classes are called by numbers, as that number (regression).
     """
+    if task == "segmentation":
+        check_masks(dataset, f"task = segmentation: data set {dataset.name}")
+        return dataset
+    if task == "detection":
+        check_boxes(dataset, f"task = detection: data set {dataset.name}")
+        return dataset
     if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())
-    if dataset.targets is None:
+    if dataset.targets is None or dataset.has_masks or dataset.has_boxes:
         dataset = _from_classes(dataset, task)
     assert dataset.targets is not None
     known = dataset.targets[~np.isnan(dataset.targets)]

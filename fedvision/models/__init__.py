@@ -16,23 +16,31 @@ if TYPE_CHECKING:
 MODELS = {
     "cnn": "two convolutions, two linear layers (McMahan et al. 2017); norm: none, batch or group",
     "mlp": "one hidden layer",
+    "unet": "U-Net for segmentation, of images or volumes; width, dropout, norm (null = group); options: levels",
+    "detection/NAME": "fcos, retinanet, ssdlite, onestage or detr, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
 }
+OURS = ("cnn", "mlp", "unet")
+DENSE = ("unet",)  # a class for each pixel
+VOLUMES = ("unet",)  # in space too
 LIBRARIES = ("torchvision", "timm")
 
 
-def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -> "nn.Module":
+def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn.Module":
     """The experiment's network for images of `shape` [C,H,W], its weights drawn by name or read from model.weights."""
     import torch
     from torch import nn
 
     from fedvision.models import library, small
+    from fedvision.models.detectors import detector
+    from fedvision.models.unet import unet
     from fedvision.models.weights import read_weights
     from fedvision.seeds import named
 
     spec = experiment.model
+    check_shape(spec.name, experiment.task, shape)
     kind, _, name = spec.name.partition("/")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(named(experiment.seed, "model"))
@@ -40,6 +48,10 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
             model: nn.Module = small.Cnn(shape, outputs, spec.width, spec.hidden, spec.dropout, spec.norm)
         elif spec.name == "mlp":
             model = small.Mlp(shape, outputs, spec.width, spec.dropout)
+        elif spec.name == "unet":
+            model = unet(shape, outputs, spec.width, spec.dropout, spec.norm, spec.options)
+        elif kind == "detection":
+            model = detector(name, (shape[0], shape[1], shape[2]), outputs, spec)
         elif kind in LIBRARIES and name:
             make_one = library.torchvision_model if kind == "torchvision" else library.timm_model
             model = library.with_norm(make_one(name, shape[0], outputs, shape[1], spec.options), spec.norm)
@@ -54,7 +66,13 @@ def build(experiment: "Experiment", shape: tuple[int, int, int], outputs: int) -
     return model
 
 
-def brought_model(name: str, shape: tuple[int, int, int], outputs: int, options: dict[str, Any]) -> "nn.Module":
+def check_shape(name: str, task: str, shape: tuple[int, ...]) -> None:
+    """ConfigError where the network takes no images, or no volumes, of such a shape."""
+    if len(shape) == 4 and name not in VOLUMES and not is_brought(name, "models"):
+        raise ConfigError(f"model.name = {name!r} takes images, and the data are volumes of {list(shape)}: use {', '.join(VOLUMES)}")
+
+
+def brought_model(name: str, shape: tuple[int, ...], outputs: int, options: dict[str, Any]) -> "nn.Module":
     """The network that NAME(shape, outputs, **options) returns, where model.name is FILE.py:NAME or the like."""
     from torch import nn
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Mlp(nn.Module):
     """One hidden layer.  [B,C,H,W] -> [B,K]."""
 
-    def __init__(self, shape: tuple[int, int, int], outputs: int, width: int, dropout: float):
+    def __init__(self, shape: tuple[int, ...], outputs: int, width: int, dropout: float):
         super().__init__()
         c, h, w = shape
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, outputs))
@@ -22,7 +22,7 @@ class Cnn(nn.Module):
     Up to 32 × 32 pixels the feature map is kept whole (a quarter of each side); larger images are pooled to 8 × 8.
     """
 
-    def __init__(self, shape: tuple[int, int, int], outputs: int, width: int, hidden: int, dropout: float, norm: str | None):
+    def __init__(self, shape: tuple[int, ...], outputs: int, width: int, hidden: int, dropout: float, norm: str | None):
         super().__init__()
         c, h, w = shape
         side = (min(h // 4, 8), min(w // 4, 8))

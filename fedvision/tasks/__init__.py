@@ -5,17 +5,26 @@ from typing import TYPE_CHECKING, Any
 from fedvision.brought import is_brought, make
 
 if TYPE_CHECKING:
+    import torch
+
     from fedvision.experiment import Experiment
+    from fedvision.segmenting import Segmentation
 
 TASKS = {
     "classification": "one label an image; cross-entropy per image; accuracy, balanced accuracy, F1, AUC, sensitivity, ECE, confusion",
     "multilabel": "several labels an image, missing ones allowed; binary cross-entropy; accuracy, exact match, F1, AUC, sensitivity, ECE",
+    "segmentation": "a class for each pixel or voxel; cross-entropy, Dice, Tversky, boundary losses; Dice, mIoU, boundary F-score, Hausdorff-95",
+    "detection": "boxes around objects; the detector's own loss, divided by what the image holds; average precision at IoUs from 0.5 to 0.95",
     "regression": "one or more numbers an image, missing ones allowed; squared error; MAE, RMSE, R²",
 }
 
 
-def make_task(name: str, classes: tuple[str, ...], specificity: float = 0.9) -> Any:
-    """The task of that name over `classes`; specificity: at which a sensitivity is read."""
+def make_task(name: str, classes: tuple[str, ...], specificity: float = 0.9, segmentation: "Segmentation | None" = None) -> Any:
+    """The task of that name over `classes`; specificity: at which a sensitivity is read; segmentation: that section of the config."""
+    if name == "segmentation":
+        from fedvision.tasks.segmentation import Segmentation as Masks
+
+        return Masks(classes) if segmentation is None else Masks(classes, segmentation)
     from fedvision.tasks.classification import Classification
     from fedvision.tasks.multilabel import MultiLabel
     from fedvision.tasks.regression import Regression
@@ -27,4 +36,14 @@ def make_task(name: str, classes: tuple[str, ...], specificity: float = 0.9) -> 
 
 def task_of(experiment: "Experiment", classes: tuple[str, ...]) -> Any:
     """The experiment's task over `classes`."""
-    return make_task(experiment.task, classes, experiment.evaluation.specificity)
+    if experiment.task == "detection":
+        from fedvision.tasks.detection import Detection, method_of
+
+        return Detection(classes, method_of(experiment.model.name, len(classes), experiment.evaluation.soft_nms))
+    return make_task(experiment.task, classes, experiment.evaluation.specificity, experiment.segmentation)
+
+
+def possible_targets(task: Any, n: int, generator: "torch.Generator", shape: tuple[int, ...]) -> "torch.Tensor":
+    """Targets that could be, of `n` images of `shape` [C,...]: for trying a model without data."""
+    found: torch.Tensor = task.possible(n, generator, shape) if getattr(task, "geometry", "") else task.possible(n, generator)
+    return found

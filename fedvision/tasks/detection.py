@@ -17,8 +17,10 @@ from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.tasks.criteria import Criterion
+from fedvision.tasks.drawing import boxed, colour
 from fedvision.tasks.scores import STEPS, sum_of
 
+SHOWN = 0.3  # least score of a detection in the pictures
 METHODS: dict[str, Any] = {"fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr}
 
 
@@ -112,3 +114,19 @@ class Detection:
         there = np.flatnonzero(sums["boxes"])
         precisions = average_precisions(sums["found"][:1], sums["boxes"])
         return {f"ap50_{self.classes[k]}": float(precisions[0, k]) for k in there}
+
+    def legend(self) -> dict[str, str]:
+        """The colour of each class in the pictures, #rrggbb."""
+        return {name: "#" + bytes(colour(k)).hex() for k, name in enumerate(self.classes[:20])}
+
+    def laid_over(self, image: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3]: the image with its boxes."""
+        return boxed(image, target, self.classes)
+
+    def panels(self, image: np.ndarray, target: np.ndarray, outputs: Tensor) -> dict[str, np.ndarray]:
+        """Pictures of one image, uint8 [H,W,3] by name: with what is there, and with what was said, at a score of 30 % or more."""
+        found = self.found(outputs[None])
+        sure = (found.scores[0] >= SHOWN) & (found.labels[0] >= 0)
+        rows = torch.cat([found.labels[0, sure, None].float(), found.boxes[0, sure]], 1).numpy()
+        said = boxed(image, rows, self.classes, found.scores[0, sure].tolist())
+        return {"truth": self.laid_over(image, target), f"predicted, {100 * SHOWN:.0f} % or more": said}

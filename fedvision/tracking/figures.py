@@ -97,6 +97,7 @@ def lower_is_better(metric: str) -> bool:
         "mse",
         "rmse",
         "brier",
+        "hd95",
     }
 
 

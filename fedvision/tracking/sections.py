@@ -1,8 +1,13 @@
 """The parts of a report between its title and its environment, each drawn only where the run has its figures."""
 
+import base64
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from fedvision.tracking import matrices, plots
 from fedvision.tracking.figures import Metrics, by_site, duration, mean, measured, number, series, worst_and_best
@@ -22,6 +27,7 @@ def sections(run: Run, baselines: Mapping[str, Metrics]) -> list[Section]:
         _curves(run, baselines),
         _sites(run, baselines),
         _confusion(run),
+        _pictures(run),
         partition_section(run.partition),
         _participation(run),
         _time(run),
@@ -52,7 +58,8 @@ def _meaning(run: Run, metric: str) -> str:
     """What a metric's short name does not tell."""
     said = {
         "ece": "expected calibration error", "auc": "area under the ROC curve", "mae": "mean absolute error", "rmse": "root mean square error",
-        "r2": "share of the variance that is explained", "sensitivity": f"at a specificity of {run.get('evaluation.specificity')}",
+        "hd95": "95 % Hausdorff distance, pixels", "miou": "mean intersection over union", "dice": "of all pixels together",
+        "image_dice": "mean of the images' own", "boundary_f": "share of the borders that is right and found", "r2": "share of the variance that is explained", "sensitivity": f"at a specificity of {run.get('evaluation.specificity')}",
     }  # fmt: skip
     return said.get(metric, "")
 
@@ -157,7 +164,7 @@ def _confusion(run: Run) -> Section | None:
     recall = {name: shares[name][index] for index, name in enumerate(rows) if sum(rows[name])}
     where = run.summary.get("confusion_of") or "test data"
     note = (
-        f"{right:,} of {total:,} images were classified right on the {where}. "
+        f"{right:,} of {total:,} {run.summary.get('confusion_counts') or 'images'} were classified right on the {where}. "
         "Each row is tinted by its share, so that rare classes show too."
     )
     drawn = [Plot("confusion matrix", matrices.heat_map(rows, classes, ("true", "predicted"), shares))]
@@ -165,6 +172,26 @@ def _confusion(run: Run) -> Section | None:
         ordered = dict(sorted(recall.items(), key=lambda item: -item[1]))
         drawn.append(Plot("found of each class", plots.dots(ordered, "recall", {"mean": mean(ordered.values())}), "recall"))
     return Section("confusion", "Class by class", [note], drawn)
+
+
+PICTURES = {  # kinds of pictures, in the order of the page
+    "augmentations": "as it is trained on", "predictions": "predictions", "failures": "where it fails",
+}  # fmt: skip
+
+
+def _pictures(run: Run) -> Section | None:
+    """The pictures of the run's folder, put into the page."""
+    about = run.path / "pictures" / "about.json"
+    if not about.exists():
+        return None
+    said: dict[str, str] = json.loads(about.read_text(encoding="utf-8"))
+    drawn = [Plot(PICTURES.get(name, _words(name)), _embedded(about.with_name(f"{name}.png"), name), text) for name, text in said.items()]
+    return Section("pictures", "What it looks like", [], drawn) if drawn else None
+
+
+def _embedded(path: Path, says: str) -> Markup:
+    content = base64.b64encode(path.read_bytes()).decode("ascii")
+    return Markup('<img class="picture" src="data:image/png;base64,{}" alt="{}">').format(content, says)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.protections import Central, DpSgd
-from fedvision.tasks import make_task
+from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.types import Guarantee, SiteId
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
@@ -150,7 +150,7 @@ def _at_the_coordinator(folder: RunFolder, spec: Central, plan: Plan) -> dict[Si
 
 def _delivered(folder: RunFolder, experiment: Experiment) -> tuple[nn.Module, Dataset]:
     dataset = DATASETS[experiment.data.dataset].open(experiment.data)
-    model = build(experiment, dataset.shape, make_task(experiment.task, dataset.classes).outputs)
+    model = build(experiment, dataset.shape, task_of(experiment, dataset.classes).outputs)
     model.load_state_dict(load_file(folder.path / "model.safetensors"))
     return model, dataset
 

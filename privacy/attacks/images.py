@@ -31,7 +31,7 @@ class Pictures:
     took_part: np.ndarray
     key: int
 
-    def drawn(self, shape: tuple[int, int, int], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    def drawn(self, shape: tuple[int, ...], classes: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [m,C,H,W] and int64 [m]: every pixel and every label by chance."""
         rng, m = stream(self.key, "canary images"), len(self.took_part)
         return rng.integers(0, 256, (m, *shape), dtype=np.uint8), rng.integers(0, classes, m)

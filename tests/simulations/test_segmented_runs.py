@@ -1,0 +1,68 @@
+"""A segmentation from its config to its report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from segments import experiment, squares
+
+from simulations.baselines import centralised, local
+from simulations.pictures import shown
+from simulations.run import simulate
+
+FLIP = {"training": {"transforms": [{"name": "RandomHorizontalFlip", "p": 0.5}], "epochs": 3, "optimizer": "adamw", "learning_rate": 0.01}}
+
+
+def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictures(tmp_path: Path) -> None:
+    e = experiment(
+        options={"n": 32},
+        federation={"rounds": 3},
+        segmentation={"background": "ground"},
+        **FLIP,
+        tracking={"mlflow": None, "report": True, "pictures": 2},
+    )
+    figures = {}
+    for run in (simulate, centralised, local):
+        folder, summary = run(e, tmp_path / run.__name__, *([None] if run is simulate else []), quiet=True)
+        figures[run.__name__] = summary["metrics"]
+        page = (folder.path / "report.html").read_text()
+        assert ("data:image/png;base64" in page) == (run is not local)
+        assert "pixels were classified right" in page
+    assert figures["simulate"]["dice"] > 0.5 and figures["centralised"]["dice"] > 0.5 and "boundary_f" in figures["local"]
+    about = json.loads((tmp_path / "simulate/pictures/about.json").read_text())
+    assert list(about) == ["augmentations", "predictions", "failures"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {
+            "secure_aggregation": {"enabled": True},
+            "encoding": {"bits": 32},
+            "evaluation": {"sites": "none", "server": {"test": 0.2}},
+            "federation": {"min_replies": 3},
+        },
+        {"tracking": {"mlflow": None, "report": False, "pictures": 0}},
+    ],
+)
+def test_what_is_protected_or_not_wanted_is_not_shown(sections: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    from fedvision.data.federation import open_federated
+
+    e = experiment(**sections)
+    data = open_federated(e)
+    may = shown(e, data)
+    if "secure_aggregation" in sections:
+        assert may is not None and np.array_equal(may.rows, data.server("test").rows)
+        alone = e.model_copy(update={"evaluation": e.evaluation.model_copy(update={"server": None})})
+        assert shown(alone, open_federated(alone)) is None
+    else:
+        folder, _ = simulate(e, tmp_path / "run", None, quiet=True)
+        assert not (folder.path / "pictures").exists()
+
+
+def test_volumes_of_several_channels_are_learned_and_shown(tmp_path: Path) -> None:
+    e = experiment(options={"depth": 5, "channels": 2, "n": 16}, tracking={"mlflow": None, "report": True, "pictures": 1})
+    folder, summary = simulate(e, tmp_path / "run", None, quiet=True)
+    assert summary["metrics"]["accuracy"] > 0.5 and (folder.path / "pictures/failures.png").stat().st_size > 1000
+    assert squares(depth=5, channels=2).shape == (2, 5, 13, 11)
