@@ -102,6 +102,9 @@ class Composites(_DataSet):
     classes: list[Literal["bird", "mammal", "insect", "fruit", "vegetable", "flower", "vehicle", "household"]] = Field(
         ["bird", "mammal", "insect", "fruit", "vegetable", "flower", "vehicle", "household"], min_length=1, description="which"
     )
+    cut_outs: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="different cut-outs of each class, the first by their names; null = all, 9 to 65 a class"
+    )
     skew: float = Field(1.0, gt=0, description="α of the Dirichlet mixture of classes that each site has: small = few classes")
     seed: int = Field(0, ge=0, description="of the scenes, whatever the run's seed")
 

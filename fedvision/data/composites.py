@@ -42,7 +42,18 @@ def composites(data: "Composites") -> Dataset:
     (folder,) = sources.fetched("composites")
     side = data.image_size or 96
     classes = tuple(data.classes)
-    key = [_VERSION, __version__, sources.digest("composites"), side, data.sites, data.scenes, list(classes), data.skew, data.seed]
+    key = [
+        _VERSION,
+        __version__,
+        sources.digest("composites"),
+        side,
+        data.sites,
+        data.scenes,
+        list(classes),
+        data.cut_outs,
+        data.skew,
+        data.seed,
+    ]
     made = made_once("composites", key, lambda: _scenes(folder, classes, side, data))
     means, stds = normalisation(data.mean, data.std, 3, 0.5, 0.5)
     known = made.known
@@ -58,7 +69,7 @@ def composites(data: "Composites") -> Dataset:
 
 
 def _scenes(folder: Path, classes: tuple[str, ...], side: int, data: "Composites") -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    cut_outs, photograph = [_cut_outs(folder, name) for name in classes], _photograph()
+    cut_outs, photograph = [_cut_outs(folder, name)[: data.cut_outs] for name in classes], _photograph()
     images, boxes, site = [], [], []
     for number in range(data.sites):
         rng = stream(data.seed, "composites", "site", number)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from fedvision.data.site import Examples
 from fedvision.detection.anchors import RetinaNet, Ssd
-from fedvision.detection.average_precision import BINS, THRESHOLDS, average_precisions, histograms, recalls, truths
-from fedvision.detection.boxes import NONE, Found
+from fedvision.detection.average_precision import BINS, THRESHOLDS, average_precisions, histograms, matched, recalls, truths
+from fedvision.detection.boxes import NONE, Found, ious
 from fedvision.detection.points import Fcos, OneStage
 from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.tasks.criteria import Criterion
-from fedvision.tasks.drawing import boxed, colour
+from fedvision.tasks.drawing import MISSED, WRONG, boxed
 from fedvision.tasks.scores import STEPS, sum_of
 
 SHOWN = 0.3  # least score of a detection in the pictures
@@ -116,17 +116,35 @@ class Detection:
         return {f"ap50_{self.classes[k]}": float(precisions[0, k]) for k in there}
 
     def legend(self) -> dict[str, str]:
-        """The colour of each class in the pictures, #rrggbb."""
-        return {name: "#" + bytes(colour(k)).hex() for k, name in enumerate(self.classes[:20])}
+        """What a colour means that no name beside it says."""
+        return {name: "#" + bytes(shade).hex() for name, shade in (("missed", MISSED), ("wrongly said", WRONG))}
 
     def laid_over(self, image: np.ndarray, target: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3]: the image with its boxes."""
         return boxed(image, target, self.classes)
 
     def panels(self, image: np.ndarray, target: np.ndarray, outputs: Tensor) -> dict[str, np.ndarray]:
-        """Pictures of one image, uint8 [H,W,3] by name: with what is there, and with what was said, at a score of 30 % or more."""
+        """Pictures of one image, uint8 [H,W,3] by name: what is there, what was said at a score of 30 % or more, and what of both is
+        without a counterpart of its class at an IoU of 0.5."""
         found = self.found(outputs[None])
         sure = (found.scores[0] >= SHOWN) & (found.labels[0] >= 0)
-        rows = torch.cat([found.labels[0, sure, None].float(), found.boxes[0, sure]], 1).numpy()
-        said = boxed(image, rows, self.classes, found.scores[0, sure].tolist())
-        return {"truth": self.laid_over(image, target), f"predicted, {100 * SHOWN:.0f} % or more": said}
+        said = Found(found.boxes[:, sure], found.scores[:, sure], found.labels[:, sure])
+        rows = torch.cat([said.labels[0, :, None].float(), said.boxes[0]], 1).numpy()
+        right = matched(said, torch.from_numpy(target)[None])[0, 0].numpy()
+        wrong = boxed(image, rows[right == 0], self.classes, said.scores[0].numpy()[right == 0], shade=WRONG)
+        return {
+            "truth": self.laid_over(image, target),
+            f"predicted, {100 * SHOWN:.0f} % or more": boxed(image, rows, self.classes, said.scores[0].numpy()),
+            "missed and wrong": boxed(wrong, missed(target, rows[right == 1]), self.classes, shade=MISSED),
+        }
+
+
+def missed(target: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The boxes of `target` [M,5] that none of the matches [n,5] is of: each match is of the box of its class that it overlaps most."""
+    left = target[target[:, 0] >= 0]
+    for kind, *corners in right.tolist():
+        own = np.flatnonzero(left[:, 0] == kind)
+        if len(own):
+            overlap = ious(torch.tensor([corners]), torch.from_numpy(left[own, 1:]))[0].numpy()
+            left = np.delete(left, own[overlap.argmax()], 0)
+    return left
