@@ -35,14 +35,20 @@ def complaints(e: "Experiment") -> Iterator[str]:
     if most is not None and f.min_replies > most:
         yield f"federation.min_replies = {f.min_replies} can never be reached: at most {most} sites are asked a round"
     yield from _strategy_complaints(e)
-    if e.model.name not in OURS and not e.model.name.startswith(("torchvision/", "timm/")) and not is_brought(e.model.name, "models"):
+    if (
+        e.model.name not in OURS
+        and not e.model.name.startswith(("torchvision/", "timm/", "detection/"))
+        and not is_brought(e.model.name, "models")
+    ):
         near = difflib.get_close_matches(e.model.name, [*OURS, f"torchvision/{e.model.name}", f"timm/{e.model.name}"], 1, 0.4)
-        yield f"model.name = {e.model.name!r}: allowed are {', '.join(OURS)}, torchvision/NAME, timm/NAME, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean {(near or ['cnn'])[0]}?"
+        yield f"model.name = {e.model.name!r}: allowed are {', '.join(OURS)}, detection/NAME, torchvision/NAME, timm/NAME, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean {(near or ['cnn'])[0]}?"
     if e.model.options and e.model.name in {"cnn", "mlp"}:
         yield (
             f"model.options = {e.model.options} and model.name = {e.model.name} exclude each other: options are for torchvision/NAME, timm/NAME and "
             "models of your own (FILE.py:NAME)"
         )
+    if e.evaluation.soft_nms is not None and e.task != "detection":
+        yield f"evaluation.soft_nms = {e.evaluation.soft_nms:g} and task = {e.task} exclude each other: set task to detection, or soft_nms to null"
     if e.task != "segmentation" and e.segmentation is not None:
         yield f"segmentation and task = {e.task} exclude each other: set task to segmentation, or segmentation to null"
     if e.task in METRICS and e.evaluation.best not in METRICS[e.task]:

@@ -92,6 +92,53 @@ class Emoji(_DataSet):
     )
 
 
+class Composites(_DataSet):
+    """Composites of real cut-outs on a real photograph, with exact boxes; the column `site` has its own classes and sizes."""
+
+    dataset: Literal["composites"] = Field("composites", description="`fedvision list datasets`")
+    image_size: Side | None = Field(96, description="side at which scenes are made, pixels; null = 96")
+    sites: Annotated[int, Field(ge=1, le=100)] = Field(4, description="values of the column `site`")
+    scenes: Annotated[int, Field(ge=2, le=100_000)] = Field(250, description="images a site")
+    classes: list[Literal["bird", "mammal", "insect", "fruit", "vegetable", "flower", "vehicle", "household"]] = Field(
+        ["bird", "mammal", "insect", "fruit", "vegetable", "flower", "vehicle", "household"], min_length=1, description="which"
+    )
+    cut_outs: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="different cut-outs of each class, the first by their names; null = all, 9 to 65 a class"
+    )
+    skew: float = Field(1.0, gt=0, description="α of the Dirichlet mixture of classes that each site has: small = few classes")
+    seed: int = Field(0, ge=0, description="of the scenes, whatever the run's seed")
+
+
+class Trees(_DataSet):
+    """Crowns of trees in tiles of airborne images of three sites of NEON, one class (package deepforest; MIT)."""
+
+    dataset: Literal["trees"] = Field("trees", description="`fedvision list datasets`")
+    image_size: Side | None = Field(128, description="side to which a tile of 20 m, 200 pixels, is resized; null = 200")
+
+
+class BoxFolder(_DataSet):
+    """Images of your own with boxes: a COCO JSON, or a folder of VOC XML files."""
+
+    dataset: Literal["box_folder"] = Field("box_folder", description="`fedvision list datasets`")
+    root: str = Field(description="folder of the images; relative paths start at the config's folder")
+    annotations: str = Field(
+        description="COCO JSON, or a folder of VOC XML files; further fields of a COCO image are columns, e.g. site, subject"
+    )
+    image_size: Side | None = Field(
+        128, description="side to which images are stretched, and their boxes with them, pixels; null = as they are"
+    )
+    channels: Literal[1, 3] = Field(3, description="1 = grey, 3 = colour")
+    classes: list[str] | None = Field(None, description="names of the classes, in the order of their numbers; null = those of the file")
+    on_corrupt: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what an image that is missing, does not decode or has another size does: stop the run, or be skipped and counted",
+    )
+    on_bad_box: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what a box without area, over a pixel outside its image, or of an unknown class does: stop the run, or be skipped and counted",
+    )
+
+
 class Brain(_DataSet):
     """Brain slices with masks: simulated subjects of the MNI template at four simulated scanners, the column `scanner`."""
 
@@ -140,10 +187,24 @@ class ImageFolder(_DataSet):
     )
 
 
-OWN_IMAGES = {"image_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
+OWN_IMAGES = {"image_folder", "box_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
 
 Data = Annotated[
-    Digits | Mnist5k | Elpv | Mnist10k | DigitSets | Animals | Handwriting | Emoji | Brain | Torchvision | Brought | ImageFolder,
+    Digits
+    | Mnist5k
+    | Elpv
+    | Mnist10k
+    | DigitSets
+    | Animals
+    | Handwriting
+    | Emoji
+    | Brain
+    | Composites
+    | Trees
+    | Torchvision
+    | Brought
+    | ImageFolder
+    | BoxFolder,
     Field(discriminator="dataset", description="the images and how each site splits them"),
 ]
 

@@ -125,11 +125,16 @@ class ServerData(Section):
         return self
 
 
-BEST = {"segmentation": "dice", "regression": "r2"}  # of tasks that are not measured by accuracy, where evaluation.best is absent
+BEST = {
+    "segmentation": "dice",
+    "detection": "ap50",
+    "regression": "r2",
+}  # of tasks that are not measured by accuracy, where evaluation.best is absent
 METRICS = {  # that can pick the best model, by task
     "classification": ("accuracy", "balanced_accuracy", "f1", "loss", "auc", "sensitivity", "ece"),
     "multilabel": ("accuracy", "exact_match", "f1", "loss", "auc", "sensitivity", "ece"),
     "segmentation": ("dice", "miou", "accuracy", "loss", "image_dice", "boundary_f", "hd95"),
+    "detection": ("map", "ap50", "ap75", "recall", "loss"),
     "regression": ("mae", "rmse", "r2", "loss"),
 }
 
@@ -145,6 +150,9 @@ class Evaluation(Section):
     )
     specificity: float = Field(
         0.9, gt=0, lt=1, description="share of the images without a class that must be told so, where sensitivity is read"
+    )
+    soft_nms: float | None = Field(
+        None, gt=0, description="width σ of soft-NMS (Bodla et al. 2017), of task = detection; null = what overlaps a better box is dropped"
     )
     patience: Positive | None = Field(
         None, description="evaluations without a better `best` on the server's data after which the run stops; null = all rounds"

@@ -56,6 +56,14 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
             if getattr(t, key) != getattr(PLAIN, key):
                 yield f"training.{key} = {getattr(t, key)} and task = regression exclude each other: there are no classes; leave {key} out"
+    boxes = e.model.name.startswith("detection/")
+    if e.task in METRICS and boxes != (e.task == "detection"):
+        fits = "use detection/NAME, e.g. detection/fcos" if e.task == "detection" else "set task to detection, or use another model"
+        yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says {'boxes' if boxes else 'no boxes'}; {fits}"
+    if e.task == "detection":
+        for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
+            if getattr(t, key) != getattr(PLAIN, key):
+                yield f"training.{key} = {getattr(t, key)} and task = detection exclude each other: a detector has a loss of its own; leave {key} out"
     dense = e.model.name in DENSE
     if e.task in METRICS and dense != (e.task == "segmentation") and e.model.name in OURS:
         fits = ", ".join(name for name in OURS if (name in DENSE) == (e.task == "segmentation"))

@@ -133,13 +133,13 @@ def sheet(rows: Sequence[Row], legend: Mapping[str, str]) -> bytes:
     height, width = next(iter(rows[0][1].values())).shape[:2]
     figure = Figure(figsize=(2.2 * len(columns) + 0.9, 2.2 * len(rows) * height / width + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (said, panels) in zip(grid, rows, strict=True):
+    for number, (line, (said, panels)) in enumerate(zip(grid, rows, strict=True)):
         for axes, (name, picture) in zip(line, panels.items(), strict=True):
             axes.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) < 200 else None)
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-            if line is grid[0]:
+            if number == 0:
                 axes.set_title(name, fontsize=9)
         line[0].set_ylabel(said, fontsize=8, rotation=0, ha="right", va="center")
     patches = [Patch(color=colour, label=name) for name, colour in legend.items()]

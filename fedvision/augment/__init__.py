@@ -3,7 +3,7 @@
 `training.transforms` are drawn anew for each training image; `data.transforms`, filters alone, are part of reading an
 image, in training and in evaluation alike.
 
-A target that lies in the image (a mask) moves with it: it goes through the transforms beside its image, as the tv_tensor that
+A target that lies in the image (a mask, boxes) moves with it: it goes through the transforms beside its image, as the tv_tensor that
 its task's `geometry` names, and is changed by those that move pixels and left alone by those that change their values.
 """
 
@@ -66,6 +66,8 @@ def changes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
+    if geometry == "boxes":
+        return _changes_of_boxes(specs, shape, key)
     change = v2.Compose([_made(spec, f"{key}[{number}]", geometry) for number, spec in enumerate(specs)])
     wrapped = _WRAPPED[geometry]
 
@@ -80,6 +82,32 @@ def changes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str
         _check(lambda images: together(images, possible)[0], shape, key)
         if together(torch.zeros(2, *shape, dtype=torch.uint8), possible)[1].shape != possible.shape:
             raise ConfigError(f"{key} makes masks of another size than their images; resize images and masks alike")
+    return together
+
+
+def _changes_of_boxes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str) -> Changes:
+    """As `changes`, where targets are boxes [B,M,5]; a mosaic, if there is one, comes first."""
+    import torch
+    from torchvision.transforms import v2
+
+    from fedvision.augment.boxes import Mosaic, moved
+
+    mosaic: Mosaic | None = None
+    if specs[0]["name"] == "Mosaic":
+        options = {option: value for option, value in specs[0].items() if option != "name"}
+        try:
+            mosaic, specs = Mosaic(**options), specs[1:]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{key}[0]: Mosaic cannot be made of {options}: {error}") from None
+    change = v2.Compose([_made(spec, f"{key}[{number}]") for number, spec in enumerate(specs)]) if specs else None
+
+    def together(images: "Tensor", targets: "Tensor") -> "tuple[Tensor, Tensor]":
+        if mosaic is not None:
+            images, targets = mosaic(images, targets)
+        return (images, targets) if change is None else moved(change, images, targets)
+
+    with torch.random.fork_rng(devices=[]):
+        _check(lambda images: together(images, torch.tensor([[[0.0, 1, 1, 8, 8]]]).expand(2, 1, 5))[0], shape, key)
     return together
 
 

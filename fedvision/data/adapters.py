@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedvision.brought import make
+from fedvision.data.boxed import check_boxes
 from fedvision.data.dataset import Dataset, in_natural_order, normalisation
 from fedvision.data.masks import check_masks, main_class
 from fedvision.data.resize import resized, resized_masks
@@ -33,9 +34,11 @@ def brought(data: "Brought") -> Dataset:
     means, stds = normalisation(data.mean, data.std, channels, 0.5, 0.5)
     if made.has_masks:
         check_masks(made, f"data.source = {data.source!r}")
+    if made.has_boxes:
+        check_boxes(made, f"data.source = {data.source!r}")
     return replace(
         made,
-        targets=resized_masks(made.targets, data.image_size) if made.has_masks and data.image_size is not None else made.targets,  # type: ignore[arg-type]
+        targets=made.targets if data.image_size is None else _resized(made, data.image_size),
         images=made.images if data.image_size is None else resized(made.images, data.image_size),
         labels=made.labels.astype(np.int64),
         classes=tuple(made.classes),
@@ -43,6 +46,16 @@ def brought(data: "Brought") -> Dataset:
         std=made.std if data.std is None else stds,
         digest=None,  # of the bytes as they are now, and not as somebody else says
     )
+
+
+def _resized(made: Dataset, side: int) -> np.ndarray | None:
+    """The targets of `made` where its images become side × side."""
+    if made.targets is None:
+        return None
+    if made.has_masks:
+        return resized_masks(made.targets, side)
+    height, width = made.images.shape[2:]
+    return made.targets * np.array([1, *[side / width, side / height] * 2], np.float32) if made.has_boxes else made.targets
 
 
 def check(dataset: Dataset, whose: str) -> None:

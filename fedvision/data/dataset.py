@@ -20,7 +20,8 @@ class Dataset:
     mean, std: normalisation per channel on the scale 0..1, a public constant and never computed from the images.
     digest: SHA-256 of the images' bytes, where it is already known; else it is computed.
     targets: what a task other than classification learns, a row an image, of any shape: numbers float32 [N,T], NaN where one is
-        not known, by `target_names`; or masks uint8 [N,H,W] or [N,D,H,W] of numbers of `classes`, 255 where it is not known.
+        not known, by `target_names`; or masks uint8 [N,H,W] or [N,D,H,W] of numbers of `classes`, 255 where it is not known;
+        or boxes float32 [N,M,5], as `fedvision.detection.boxes` says.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Channels, height, width; of volumes channels, depth, height, width."""
         return tuple(int(n) for n in self.images.shape[1:])
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the targets are boxes: rows of a class and four corners, as `fedvision.detection.boxes` says."""
+        return self.targets is not None and self.targets.dtype == np.float32 and self.targets.ndim == 3
 
     @property
     def has_masks(self) -> bool:

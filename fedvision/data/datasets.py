@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import adapters, brain, emoji, fetched, folder, handwriting, packaged, torchvision_sets
+from fedvision.data import adapters, boxed, brain, composites, emoji, fetched, folder, handwriting, packaged, torchvision_sets
 from fedvision.data.dataset import Dataset
 
 
@@ -40,6 +40,14 @@ DATASETS: dict[str, Entry] = {
         "CC BY-SA 4.0, MIT, Apache-2.0, CC BY 4.0",
         "emoji of eight classes by four vendors, colour; a natural site is a vendor",
     ),
+    "composites": Entry(
+        composites.composites,
+        "GPL-2 (cut-outs), BSD-3 (backgrounds)",
+        "scenes of real cut-outs on a real photograph with boxes of eight classes; a natural site has its own classes and sizes",
+    ),
+    "trees": Entry(
+        boxed.trees, "MIT", "951 crowns of trees with boxes, in tiles of airborne images; a natural site is one of three of NEON"
+    ),
     "brain": Entry(
         brain.brain,
         "BSD-3 (nilearn); ICBM152 2009: free with its notice",
@@ -50,4 +58,5 @@ DATASETS: dict[str, Entry] = {
     ),
     "brought": Entry(adapters.brought, "your own", "your own code: data.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
     "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
+    "box_folder": Entry(boxed.box_folder, "your own", "your images with boxes: a COCO JSON, or a folder of VOC XML files"),
 }

@@ -62,6 +62,8 @@ def table(federated: Federated, most: int = 20) -> str:
 
 def _by_class(federated: Federated) -> str:
     """What an image counts under."""
+    if federated.dataset.has_boxes:
+        return "images by the class of most of their boxes"
     return "images by the class that each is richest in" if federated.dataset.has_masks else "largest classes"
 
 
@@ -106,7 +108,7 @@ def draw_partition(federated: Federated) -> "Figure":
     if len(federated.sites) <= _BARS:
         panels = _panels(above, [max(10, len(federated.sites)), 1.2][: 1 + server])
         _bars(panels[0], federated.sites, counts[:-1].sum(1))
-        if federated.dataset.has_masks:
+        if federated.dataset.has_masks or federated.dataset.has_boxes:
             panels[0].set_ylabel(_by_class(federated))
     else:
         panels = _panels(above, [10, 3, 1][: 2 + server])
@@ -213,6 +215,8 @@ def _strip(examples: Examples) -> np.ndarray:
     images = examples.images(at)
     if examples.source.dataset.has_masks:
         images = _with_masks(examples, at, images)
+    elif examples.source.dataset.has_boxes:
+        images = _with_boxes(examples, at, images)
     elif images.shape[1] not in {1, 3}:
         images = images[:, :1]
     _, channels, height, width = images.shape
@@ -222,6 +226,14 @@ def _strip(examples: Examples) -> np.ndarray:
         left = place * (width + gap)
         strip[:, left : left + width] = image.transpose(1, 2, 0)
     return strip[..., 0] if channels == 1 else strip
+
+
+def _with_boxes(examples: Examples, at: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """uint8 [n,3,H',W']: the images, enlarged, with their boxes."""
+    from fedvision.tasks.drawing import boxed
+
+    rows, classes = examples.batch(at).targets.numpy(), examples.source.dataset.classes
+    return np.stack([boxed(image, boxes, classes).transpose(2, 0, 1) for image, boxes in zip(images, rows, strict=True)])
 
 
 def _with_masks(examples: Examples, at: np.ndarray, images: np.ndarray) -> np.ndarray:

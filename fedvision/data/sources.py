@@ -43,6 +43,16 @@ def _font(name: str, sha256: str, licence: str = "OFL-1.1", megabytes: float = 0
 
 
 _APACHE = "Apache-2.0"
+_STAMPS = (
+    "animals/birds",
+    "animals/mammals",
+    "animals/insects",
+    "food/fruit",
+    "food/vegetables",
+    "plants/flowers",
+    "vehicles",
+    "household",
+)
 _PNG = ("package/emoji.json", "package/LICENSE")
 HANDS = (
     _font("annie-use-your-telescope", "ed1cea10322cff6e760b1c1d2cb3be8b5a3b08ddea41feae31f9f938f39fe1ab"),
@@ -89,6 +99,19 @@ SOURCES: dict[str, tuple[Archive, ...]] = {
         Archive(
             "pip", "elpv-dataset", "1.0.0.post1", "85e31c1126ee9b48e62d3a0232c58f58b2d189b0814a45c13642fa0415af4a4c", 90.8,
             ("elpv_dataset/data/*", "*LICENSE*"), "CC BY-NC-SA 4.0: not for commercial use",
+        ),
+    ),
+    "composites": (
+        Archive(
+            "apt", "tuxpaint-stamps-default", "2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34", 160.9,
+            (*(f"./usr/share/tuxpaint/stamps/{folder}/*.png" for folder in _STAMPS), "./usr/share/doc/tuxpaint-stamps-default/copyright"),
+            "GPL-2 (the cut-outs, Tux Paint's stamps)",
+        ),
+    ),
+    "trees": (
+        Archive(
+            "pip", "deepforest", "2.1.0", "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54", 20.6,
+            ("deepforest/data/OSBS_029.*", "deepforest/data/SOAP_061.*", "deepforest/data/2019_YELL_*", "*LICENSE*"), "MIT",
         ),
     ),
     "brain": (

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedvision.data.boxed import check_boxes
 from fedvision.data.dataset import Dataset
 from fedvision.data.masks import check_masks
 from fedvision.errors import DataError
@@ -24,9 +25,12 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
     if task == "segmentation":
         check_masks(dataset, f"task = segmentation: data set {dataset.name}")
         return dataset
+    if task == "detection":
+        check_boxes(dataset, f"task = detection: data set {dataset.name}")
+        return dataset
     if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())
-    if dataset.targets is None or dataset.has_masks:
+    if dataset.targets is None or dataset.has_masks or dataset.has_boxes:
         dataset = _from_classes(dataset, task)
     assert dataset.targets is not None
     known = dataset.targets[~np.isnan(dataset.targets)]

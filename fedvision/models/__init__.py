@@ -17,6 +17,7 @@ MODELS = {
     "cnn": "two convolutions, two linear layers (McMahan et al. 2017); norm: none, batch or group",
     "mlp": "one hidden layer",
     "unet": "U-Net for segmentation, of images or volumes; width, dropout, norm (null = group); options: levels",
+    "detection/NAME": "fcos, retinanet, ssdlite, onestage or detr, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
@@ -33,6 +34,7 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
     from torch import nn
 
     from fedvision.models import library, small
+    from fedvision.models.detectors import detector
     from fedvision.models.unet import unet
     from fedvision.models.weights import read_weights
     from fedvision.seeds import named
@@ -48,6 +50,8 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
             model = small.Mlp(shape, outputs, spec.width, spec.dropout)
         elif spec.name == "unet":
             model = unet(shape, outputs, spec.width, spec.dropout, spec.norm, spec.options)
+        elif kind == "detection":
+            model = detector(name, (shape[0], shape[1], shape[2]), outputs, spec)
         elif kind in LIBRARIES and name:
             make_one = library.torchvision_model if kind == "torchvision" else library.timm_model
             model = library.with_norm(make_one(name, shape[0], outputs, shape[1], spec.options), spec.norm)

@@ -14,6 +14,7 @@ TASKS = {
     "classification": "one label an image; cross-entropy per image; accuracy, balanced accuracy, F1, AUC, sensitivity, ECE, confusion",
     "multilabel": "several labels an image, missing ones allowed; binary cross-entropy; accuracy, exact match, F1, AUC, sensitivity, ECE",
     "segmentation": "a class for each pixel or voxel; cross-entropy, Dice, Tversky, boundary losses; Dice, mIoU, boundary F-score, Hausdorff-95",
+    "detection": "boxes around objects; the detector's own loss, divided by what the image holds; average precision at IoUs from 0.5 to 0.95",
     "regression": "one or more numbers an image, missing ones allowed; squared error; MAE, RMSE, R²",
 }
 
@@ -35,6 +36,10 @@ def make_task(name: str, classes: tuple[str, ...], specificity: float = 0.9, seg
 
 def task_of(experiment: "Experiment", classes: tuple[str, ...]) -> Any:
     """The experiment's task over `classes`."""
+    if experiment.task == "detection":
+        from fedvision.tasks.detection import Detection, method_of
+
+        return Detection(classes, method_of(experiment.model.name, len(classes), experiment.evaluation.soft_nms))
     return make_task(experiment.task, classes, experiment.evaluation.specificity, experiment.segmentation)
 
 

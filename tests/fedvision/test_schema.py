@@ -108,7 +108,7 @@ def test_the_nearest_file_is_named(tmp_path: Path) -> None:
         ("rounds=3", "the nearest key is federation.rounds"),
         ("training.lr=3", "the nearest key is training.learning_rate"),
         ("strategy.mu=3", "strategy.mu (= 3): unknown key; it is a key of strategy.name = fedprox"),
-        ("data.classes=[a]", "it is a key of data.dataset = image_folder"),
+        ("data.manifest=a.csv", "it is a key of data.dataset = image_folder"),
         ("evaluation.server.tset=.1", "did you mean evaluation.server.test?"),
         ("partition.camera.gama=1", "did you mean partition.camera.gamma?"),
         ("data.dataset=mnist", "data.dataset = 'mnist': allowed are digits, mnist5k, "),

@@ -116,3 +116,17 @@ def test_what_was_made_once_is_made_anew_where_it_is_broken(cache: Path) -> None
     content[-1] ^= 1
     (folder / "images.npy").write_bytes(content)
     assert (made_once("toy", [1], make).images == images).all() and len(made) == 2
+
+
+def test_composites_differ_by_site_and_every_box_lies_in_its_scene(opened: Any) -> None:
+    scenes = opened("composites", sites=2, scenes=20, image_size=64)
+    assert scenes.images.shape == (40, 3, 64, 64) and scenes.targets is not None and scenes.targets.shape == (40, 4, 5)
+    boxes = scenes.targets[scenes.targets[..., 0] >= 0]
+    assert len(boxes) > 40 and boxes[:, 1:].min() >= 0 and boxes[:, 1:].max() <= 64
+    assert (boxes[:, 3:] - boxes[:, 1:3]).min() >= 3 and set(scenes.columns["site"].tolist()) == {"site-00", "site-01"}
+
+
+def test_trees_are_861_crowns_in_tiles_of_three_sites_whose_halves_are_apart(opened: Any) -> None:
+    trees = opened("trees")
+    assert trees.targets is not None and int((trees.targets[..., 0] >= 0).sum()) == 861 and len(trees) == 170
+    assert set(trees.columns["site"].tolist()) == {"OSBS", "SOAP", "YELL"} and len(set(trees.subjects.tolist())) == 8  # type: ignore[union-attr]

@@ -1,0 +1,107 @@
+"""Mean average precision from sums: of each site only histograms of scores are needed, so that sites add up to one pooled figure.
+
+Detections are matched to boxes within their image, as COCO does; of what is matched and of what is not, by class and by threshold of
+IoU, the scores are counted in bins of their log-odds.  Average precision is then read off the counts, 101 recalls as COCO's, with
+the matches of one bin taken as evenly spread among its misses.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedvision.detection.boxes import Found, areas, ious, overlaps
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
+BINS = 1024
+WIDEST = 16.0  # |log-odds of a score| beyond which scores are alike: 1 − 1e-7, as far as single precision tells them apart
+RECALLS = np.linspace(0, 1, 101)
+
+
+def matched(found: Found, targets: Tensor) -> Tensor:
+    """What each detection is, by threshold: 1 a match, 0 a miss, −1 of no account.  int8 [B,T,N]; targets [B,M,5].
+
+    From the best score down, a detection takes the box of its class that it overlaps most, if no better one took it; else, what
+    lies in a region to be ignored counts for nothing (there the overlap is taken over the detection's own area).
+    """
+    thresholds = torch.from_numpy(THRESHOLDS).to(found.boxes)[None, :, None]
+    classes = targets[..., 0].long()
+    ignored = classes <= -2
+    boxes, truth = found.boxes.double(), targets[..., 1:].double()
+    inside = overlaps(boxes, truth) / areas(boxes)[..., None].clamp(min=1e-9)
+    u = torch.where(ignored[:, None], inside, ious(boxes, truth))
+    own = torch.where(ignored, -2 - classes, classes)
+    u = torch.where((found.labels[..., None] == own[:, None]) & (own >= 0)[:, None], u, -1.0)  # [B,N,M]
+    b, n, m = u.shape
+    taken = torch.zeros(b, len(THRESHOLDS), m, dtype=torch.bool, device=u.device)
+    result = torch.zeros(b, len(THRESHOLDS), n, dtype=torch.int8, device=u.device)
+    here = torch.arange(m, device=u.device)
+    for d in range(n):
+        row = u[:, d, None, :].expand(b, len(THRESHOLDS), m)
+        close = row >= thresholds - 1e-10
+        free = close & ~taken & ~ignored[:, None]
+        best = torch.where(free, row, -1.0).flip(-1).argmax(-1)  # of equals the last, as COCO's
+        hit = free.any(-1)
+        taken |= hit[..., None] & (here == (m - 1 - best)[..., None])
+        result[:, :, d] = torch.where(hit, 1, torch.where((close & ignored[:, None]).any(-1), -1, 0)).to(torch.int8)
+    result[(found.labels < 0)[:, None].expand_as(result)] = -1
+    return result
+
+
+def bins_of(scores: Tensor) -> Tensor:
+    """The bin of each score in 0..1, int64, of the same shape: equal steps of its log-odds."""
+    odds = torch.logit(scores.double().nan_to_num(0.0).clamp(0, 1), eps=1e-9)
+    return ((odds / WIDEST + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
+
+
+def histograms(found: Found, targets: Tensor, classes: int) -> np.ndarray:
+    """Scores of (misses, matches) by threshold and class: int64 [T,K,2,BINS]."""
+    what = matched(found, targets)
+    t = len(THRESHOLDS)
+    index = torch.arange(t, device=what.device)[None, :, None] * classes + found.labels.clamp(min=0)[:, None]
+    index = (index * 2 + what.clamp(min=0)) * BINS + bins_of(found.scores)[:, None]
+    counts = torch.bincount(index[what >= 0], minlength=t * classes * 2 * BINS)
+    return counts.reshape(t, classes, 2, BINS).cpu().numpy()
+
+
+def truths(targets: Tensor, classes: int) -> np.ndarray:
+    """How many boxes of each class there are to be found, int64 [K]."""
+    own = targets[..., 0].long().flatten()
+    return torch.bincount(own[own >= 0], minlength=classes).cpu().numpy()
+
+
+def average_precisions(counts: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Average precision by threshold and class, float64 [T,K], NaN of a class that does not occur.
+
+    counts: as `histograms`.  there: as `truths`.
+    """
+    result = np.full(counts.shape[:2], np.nan)
+    for t, k in np.ndindex(*result.shape):
+        if there[k]:
+            result[t, k] = average_precision(counts[t, k], int(there[k]))
+    return result
+
+
+def average_precision(counts: np.ndarray, there: int) -> float:
+    """The mean, over 101 recalls, of the best precision at that recall or a larger one.  counts int64 [2,BINS] of (misses, matches);
+    there > 0: boxes to be found.
+
+    >>> average_precision(np.array([[0, 1, 0], [1, 0, 1]]), 2)  # a match, then a miss, then a match: (51 · 1 + 50 · 2/3) / 101
+    0.8349834983498351
+    """
+    misses, matches = counts[:, ::-1]
+    before, wrong = matches.cumsum() - matches, misses.cumsum() - misses
+    bin_of = np.repeat(np.arange(len(matches)), matches)
+    if not len(bin_of):
+        return 0.0
+    found = np.arange(1, len(bin_of) + 1)
+    inside = found - before[bin_of]  # this is the how-manieth match of its bin
+    precision = found / (found + wrong[bin_of] + inside * misses[bin_of] / (matches[bin_of] + 1))
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    needed = np.maximum(1, np.ceil(RECALLS * there - 1e-9)).astype(int)  # matches, for each recall
+    return float(best[needed[needed <= len(best)] - 1].sum() / len(RECALLS))
+
+
+def recalls(counts: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The share of the boxes that was found at all, by threshold and class: float64 [T,K], NaN of a class that does not occur."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(there > 0, counts[:, :, 1].sum(-1) / there, np.nan)
