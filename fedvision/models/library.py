@@ -30,7 +30,7 @@ def torchvision_model(name: str, channels: int, outputs: int, size: int, options
         model = make(weights=None, num_classes=outputs, **(made | dict(options)))
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise _cannot(f"torchvision/{name}", size, options, error) from None
-    return model if channels == 3 else _first_convolution(model, channels)
+    return model if channels == 3 else first_convolution(model, channels)
 
 
 def timm_model(name: str, channels: int, outputs: int, size: int, options: Mapping[str, Any]) -> nn.Module:
@@ -72,7 +72,8 @@ def replace(model: nn.Module, wanted: type[nn.Module], make: Callable[[nn.Module
     return model
 
 
-def _first_convolution(model: nn.Module, channels: int) -> nn.Module:
+def first_convolution(model: nn.Module, channels: int) -> nn.Module:
+    """`model`, its first convolution made anew for `channels`."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             new = nn.Conv2d(
