@@ -156,8 +156,9 @@ def _halves(module: nn.Module) -> bool:
 
 
 def _spread(module: nn.Conv2d, dilation: int) -> None:
-    module.dilation = tuple(d * dilation for d in module.dilation)
-    module.padding = tuple(p * dilation for p in module.padding)  # type: ignore[arg-type]
+    module.dilation = (module.dilation[0] * dilation, module.dilation[1] * dilation)
+    if not isinstance(module.padding, str):
+        module.padding = (module.padding[0] * dilation, module.padding[1] * dilation)
 
 
 def unit(inputs: int, outputs: int, side: int = 1, dilation: int = 1) -> nn.Sequential:
