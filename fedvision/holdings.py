@@ -187,7 +187,54 @@ class ImageFolder(_DataSet):
     )
 
 
-OWN_IMAGES = {"image_folder", "box_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
+class MaskFolder(_DataSet):
+    """Images or volumes of your own with a mask each: two folders, or a manifest CSV with the columns path and mask."""
+
+    dataset: Literal["mask_folder"] = Field("mask_folder", description="`fedvision list datasets`")
+    root: str = Field(description="folder of the images and masks; relative paths start at the config's folder")
+    images: str = Field("images", description="folder of the images below root, where manifest = null, e.g. JPEGImages")
+    masks: str = Field("masks", description="folder of the masks below root, of the same names, e.g. SegmentationClass")
+    manifest: str | None = Field(None, description="CSV with path, mask and, if known, subject and site; null = the two folders")
+    classes: list[str] = Field(min_length=2, description="names of the classes, in the order of their numbers")
+    values: list[int] | None = Field(None, description="what the masks hold for each class, e.g. [0, 255]; null = 0, 1, 2, ...")
+    ignore: list[int] | None = Field(
+        None, description="what the masks hold where the class is not known; null = 255, where no class has that value"
+    )
+    channels: Literal[1, 3, 4] = Field(3, description="1 = grey, 3 = colour, 4 = the file's four as they are")
+    window: list[float] = Field(
+        default_factory=lambda: [0.0, 255.0], min_length=2, max_length=2, description="black and white of NIfTI images, public numbers"
+    )
+    on_bad: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what a missing, broken, mismatched or out-of-range mask or image does: stop the run, or be left out and counted",
+    )
+    on_empty: Literal["keep", "bad"] = Field("keep", description="whether a mask that shows the first class alone is kept, or is bad")
+
+    @property
+    def known(self) -> list[int]:
+        """What the masks hold for each class."""
+        return self.values if self.values is not None else list(range(len(self.classes)))
+
+    @property
+    def unknown(self) -> list[int]:
+        """What the masks hold where the class is not known."""
+        return self.ignore if self.ignore is not None else [255] if 255 not in self.known else []
+
+    @model_validator(mode="after")
+    def _values_and_classes(self) -> "MaskFolder":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"data.classes = {self.classes} names a class twice")
+        if self.values is not None and (len(self.values) != len(self.classes) or len(set(self.values)) != len(self.values)):
+            raise ValueError(f"data.values = {self.values}: give one value for each of the {len(self.classes)} classes, none twice")
+        both = sorted(set(self.ignore or []) & set(self.known))
+        if both:
+            raise ValueError(f"data.ignore = {self.ignore}: {both[0]} is the value of a class too; leave it out")
+        if self.window[1] <= self.window[0]:
+            raise ValueError(f"data.window = {self.window}: white must be above black")
+        return self
+
+
+OWN_IMAGES = {"image_folder", "mask_folder", "box_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them
 
 Data = Annotated[
     Digits
@@ -204,6 +251,7 @@ Data = Annotated[
     | Torchvision
     | Brought
     | ImageFolder
+    | MaskFolder
     | BoxFolder,
     Field(discriminator="dataset", description="the images and how each site splits them"),
 ]

@@ -68,6 +68,11 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
     if e.task in METRICS and dense != (e.task == "segmentation") and e.model.name in OURS:
         fits = ", ".join(name for name in OURS if (name in DENSE) == (e.task == "segmentation"))
         yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says a class {'for each pixel' if dense else 'an image'}; use {fits}"
+    if e.task == "segmentation" and e.model.name.startswith("timm/"):
+        yield (
+            f"model.name = {e.model.name} and task = segmentation exclude each other: it says a class an image; put a head over it with "
+            f"model.name = deeplabv3 (or {', '.join(DENSE[1:])}) and model.options = {{backbone: {e.model.name}}}"
+        )
     if e.task == "segmentation" and t.cutmix:
         yield f"training.cutmix = {t.cutmix:g} and task = segmentation exclude each other: the masks would have to be pasted too; set cutmix to 0"
     if e.task == "multilabel" and t.balance == "sampling":

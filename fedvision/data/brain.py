@@ -52,7 +52,7 @@ SCANNERS = {
 def brain(data: "Brain") -> Dataset:
     """Slices, or volumes of `data.depth` slices, of `data.subjects` subjects at each scanner; column: scanner."""
     sources.fetched("brain")
-    key = [1, sources.digest("brain"), data.subjects, data.slices, data.depth]
+    key = [2, sources.digest("brain"), data.subjects, data.slices, data.depth]
     ready = made_once("brain", key, lambda: _scanned(data.subjects, data.slices, data.depth))
     means, stds = normalisation(data.mean, data.std, 1, 0.3, 0.3)
     images, masks = ready.images, ready.known["masks"]
@@ -150,7 +150,7 @@ def _through(scanner: Scanner, chance: np.random.Generator, t1: np.ndarray, labe
     """uint8 [D,HEIGHT,WIDTH]: what the scanner makes of a subject's slices; each image's 99.5th percentile is at 230."""
     from scipy.ndimage import gaussian_filter
 
-    other = np.take(np.array(_T2, np.float32), labels) * (0.5 + t1)
+    other = np.take(np.array(_T2, np.float32), labels) * (0.9 + 0.2 * t1)
     x = np.clip((1 - scanner.other) * t1 + scanner.other * gaussian_filter(other, (0, 0.4, 0.4)), 0, 1) ** scanner.gamma
     y, z = np.mgrid[:HEIGHT, :WIDTH] / max(HEIGHT, WIDTH) - 0.5
     a = chance.normal(0, 1, 4)

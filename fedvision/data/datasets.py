@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedvision.data import adapters, boxed, brain, composites, emoji, fetched, folder, handwriting, packaged, torchvision_sets
+from fedvision.data import adapters, boxed, brain, composites, emoji, fetched, folder, handwriting, mask_folder, packaged, torchvision_sets
 from fedvision.data.dataset import Dataset
 
 
@@ -57,6 +57,7 @@ DATASETS: dict[str, Entry] = {
         torchvision_sets.torchvision_set, "its own", f"{', '.join(torchvision_sets.RECIPES)}: files that are already here"
     ),
     "brought": Entry(adapters.brought, "your own", "your own code: data.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
+    "mask_folder": Entry(mask_folder.mask_folder, "your own", "your images or volumes with a mask each: two folders, or a manifest CSV"),
     "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
     "box_folder": Entry(boxed.box_folder, "your own", "your images with boxes: a COCO JSON, or a folder of VOC XML files"),
 }

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 MODELS = {
     "cnn": "two convolutions, two linear layers (McMahan et al. 2017); norm: none, batch or group",
     "mlp": "one hidden layer",
-    "unet": "U-Net for segmentation, of images or volumes; width, dropout, norm (null = group); options: levels",
+    "unet": "segmentation of images or volumes; width: of the first level; norm: group where null; options: levels",
+    "fcn": "segmentation; width: of the head; options: backbone (torchvision/NAME or timm/NAME), stride (8, 16, 32); so the three below",
+    "deeplabv3": "segmentation; atrous spatial pyramid pooling",
+    "pspnet": "segmentation; pyramid pooling",
+    "lraspp": "segmentation; light, of a finer and the last map",
     "detection/NAME": "fcos, retinanet, ssdlite, onestage or detr, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
 }
-OURS = ("cnn", "mlp", "unet")
-DENSE = ("unet",)  # a class for each pixel
+DENSE = ("unet", "fcn", "deeplabv3", "pspnet", "lraspp")  # a class for each pixel
+OURS = ("cnn", "mlp", *DENSE)
 VOLUMES = ("unet",)  # in space too
 LIBRARIES = ("torchvision", "timm")
 
@@ -34,8 +38,8 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
     from torch import nn
 
     from fedvision.models import library, small
+    from fedvision.models.dense import dense, torchvision_dense
     from fedvision.models.detectors import detector
-    from fedvision.models.unet import unet
     from fedvision.models.weights import read_weights
     from fedvision.seeds import named
 
@@ -48,8 +52,10 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
             model: nn.Module = small.Cnn(shape, outputs, spec.width, spec.hidden, spec.dropout, spec.norm)
         elif spec.name == "mlp":
             model = small.Mlp(shape, outputs, spec.width, spec.dropout)
-        elif spec.name == "unet":
-            model = unet(shape, outputs, spec.width, spec.dropout, spec.norm, spec.options)
+        elif spec.name in DENSE:
+            model = dense(spec.name, shape, outputs, spec.width, spec.dropout, spec.norm, spec.options)
+        elif kind == "torchvision" and experiment.task == "segmentation":
+            model = library.with_norm(torchvision_dense(name, shape[0], outputs, spec.options), spec.norm)
         elif kind == "detection":
             model = detector(name, (shape[0], shape[1], shape[2]), outputs, spec)
         elif kind in LIBRARIES and name:

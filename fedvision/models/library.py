@@ -73,7 +73,7 @@ def replace(model: nn.Module, wanted: type[nn.Module], make: Callable[[nn.Module
 
 
 def first_convolution(model: nn.Module, channels: int) -> nn.Module:
-    """`model` with its first convolution made anew for `channels`."""
+    """`model`, its first convolution made anew for `channels`."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             new = nn.Conv2d(

@@ -2,12 +2,15 @@
 
     python -m fedvision.models.sizes
 
-prints it.  Parameters are of a classifier of 10 classes, FLOPs of one image of 3 × 224 × 224 (two a multiply-add, of
+prints it.  Parameters are for 10 classes, FLOPs of one image of 3 × 224 × 224 (two a multiply-add, of
 convolutions, matrix products and attention, as torch.utils.flop_counter counts them).
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SIDE, CLASSES = 224, 10
 TABLE = Path(__file__).with_name("sizes.tsv")
@@ -22,6 +25,11 @@ FAMILIES = {  # name -> what it is, and which members of it are listed
     "ConvNeXt": ("torchvision/convnext_tiny", "timm/convnext_atto", "timm/convnext_tiny", "timm/convnextv2_atto"),
     "ViT": ("torchvision/vit_b_16", "timm/vit_tiny_patch16_224", "timm/vit_small_patch16_224"),
     "Swin": ("torchvision/swin_t", "torchvision/swin_v2_t", "timm/swin_tiny_patch4_window7_224"),
+    "U-Net": ("unet",),
+    "FCN": ("fcn", "torchvision/fcn_resnet50"),
+    "DeepLabV3": ("deeplabv3", "torchvision/deeplabv3_resnet50"),
+    "PSPNet": ("pspnet",),
+    "LR-ASPP": ("lraspp", "torchvision/lraspp_mobilenet_v3_large"),
     "PoolFormer": ("timm/poolformer_s12", "timm/poolformerv2_s12"),
 }  # fmt: skip
 
@@ -50,12 +58,8 @@ def size_of(name: str, family: str = "", side: int = SIDE, classes: int = CLASSE
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from fedvision.models.library import timm_model, torchvision_model
-
-    library, _, own = name.partition("/")
-    make = torchvision_model if library == "torchvision" else timm_model
     with torch.device("meta"):
-        model = make(own, 3, classes, side, {}).eval()
+        model = _built(name, side, classes).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, 3, side, side))
     kinds = {type(module).__name__ for module in model.modules()}
@@ -68,6 +72,20 @@ def size_of(name: str, family: str = "", side: int = SIDE, classes: int = CLASSE
         "no norm",
     )
     return Size(name, family, sum(p.numel() for p in model.parameters()), counter.get_total_flops(), norm)
+
+
+def _built(name: str, side: int, classes: int) -> "nn.Module":
+    from fedvision.models import DENSE
+    from fedvision.models.dense import dense, torchvision_dense
+    from fedvision.models.library import timm_model, torchvision_model
+
+    library, _, own = name.partition("/")
+    if name in DENSE:
+        return dense(name, (3, side, side), classes, 32, 0.0, None, {})
+    if own.startswith(("fcn_", "deeplabv3_", "lraspp_")):
+        return torchvision_dense(own, 3, classes, {})
+    make = torchvision_model if library == "torchvision" else timm_model
+    return make(own, 3, classes, side, {})
 
 
 def made() -> str:

@@ -1,8 +1,5 @@
 """U-Net in the plane and in space.  Ronneberger, Fischer, Brox 2015; Çiçek et al. 2016."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,14 +41,6 @@ class Unet(nn.Module):
         for level, beside in zip(self.up, reversed(across), strict=True):
             x = level(torch.cat([functional.interpolate(x, beside.shape[2:]), beside], 1))
         return self.last(x)
-
-
-def unet(shape: tuple[int, ...], outputs: int, width: int, dropout: float, norm: str | None, options: Mapping[str, Any]) -> nn.Module:
-    """A U-Net for images or volumes of `shape`.  norm: GroupNorm where None.  options: levels."""
-    unknown = sorted(set(options) - {"levels"})
-    if unknown or not isinstance(options.get("levels", 3), int) or not 1 <= options.get("levels", 3) <= 8:
-        raise ConfigError(f"model.options = {dict(options)}: the unet takes levels, 1 to 8")
-    return Unet(shape, outputs, width, dropout, norm or "group", **options)
 
 
 def block(axes: int, inputs: int, outputs: int, norm: str | None, dropout: float) -> nn.Sequential:

@@ -11,13 +11,13 @@ from simulations.baselines import centralised, local
 from simulations.pictures import shown
 from simulations.run import simulate
 
-FLIP = {"training": {"transforms": [{"name": "RandomHorizontalFlip", "p": 0.5}], "epochs": 3, "optimizer": "adamw", "learning_rate": 0.01}}
+FLIP = {"training": {"transforms": [{"name": "RandomHorizontalFlip", "p": 0.5}], "epochs": 10, "optimizer": "adamw", "learning_rate": 0.02}}
 
 
 def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictures(tmp_path: Path) -> None:
     e = experiment(
         options={"n": 32},
-        federation={"rounds": 3},
+        federation={"rounds": 2},
         segmentation={"background": "ground"},
         **FLIP,
         tracking={"mlflow": None, "report": True, "pictures": 2},
