@@ -156,7 +156,7 @@ class Torchvision(_DataSet):
 
     dataset: Literal["torchvision"] = Field("torchvision", description="`fedvision list datasets`")
     name: Literal[
-        "CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "SVHN", "STL10", "USPS", "GTSRB", "PCAM", "EuroSAT", "Flowers102", "OxfordIIITPet",
+        "CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "EMNIST", "SVHN", "STL10", "USPS", "GTSRB", "PCAM", "EuroSAT", "Flowers102", "OxfordIIITPet",
     ] = Field(description="torchvision's name of it")  # fmt: skip
     root: str = Field(description="folder that holds its files as torchvision wants them; relative paths start at the config's folder")
 

@@ -6,7 +6,7 @@ share of the sites that a round asks.  The optimiser keeps its moments from roun
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +19,18 @@ from clients.training import make_optimizer
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
-from fedvision.evaluation import OverSites, Sums, add, measure
+from fedvision.evaluation import OverSites, Sums, add, criterion, measure
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.seeds import seed_torch
 from fedvision.tracking.figures import lower_is_better
 from fedvision.tracking.folder import RunFolder
-from fedvision.tracking.progress import Progress
+from fedvision.tracking.progress import Progress as Display
 from fedvision.types import SiteId
+from server.checkpoints import Progress
 from server.evaluation import Evaluator
 from server.run import Assignment, summarise, write_model
+from server.stopping import watched
 from simulations.inline import Inline
 from simulations.pictures import illustrate
 from simulations.run import concluded, logged_to, own_examples, set_up
@@ -85,7 +87,7 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
     """All sites' training data in one place."""
     folder, data = set_up(experiment, "centralised", out, None)
     began, started = time.perf_counter(), datetime.now(UTC)
-    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
+    with Display(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display) as told:
         display.message(f"{experiment.name}: {len(data.sites)} sites' data pooled, run folder {folder.path}")
         bench, other = (_bench(plain(experiment), data, folder) for _ in range(2))  # one trains, one serves the evaluations
         job = Assignment(plain(experiment), folder, data.shape, data.classes, own_examples(experiment, data), data.notes, told)
@@ -94,18 +96,23 @@ def centralised(experiment: Experiment, out: Path | None, quiet: bool = False) -
         pooled = data.pooled("train")
         steps = steps_a_round(experiment, len(pooled), len(data.sites), len(data.sites))
         display.start(experiment.federation.rounds)
-        last = time.perf_counter()
+        last, progress = time.perf_counter(), Progress()
         for number, loss in Trainer(job.experiment, bench, pooled, steps, "pooled").rounds():
             trained = time.perf_counter()
             due = (number + 1) % experiment.evaluation.every == 0 or number + 1 == experiment.federation.rounds
             weights = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
             evaluation = evaluate(weights, number, {}) if due else None
             record = _record(number, loss, len(pooled), evaluation, trained - last, time.perf_counter() - trained)
+            progress, stopped = watched(experiment.evaluation, progress, criterion(evaluation, experiment.evaluation.best))
+            if stopped is not None:
+                record["stopped"] = stopped
             last = time.perf_counter()
             folder.append_round(record)
             display.round_finished(record)
             for listener in told:
                 listener.log_round(record)
+            if stopped is not None:
+                break
         summary = summarise(job, {"status": "completed", "error": None}, evaluate.last, bench.task, time.perf_counter() - began, started)
         summary |= write_model(folder, {name: t.cpu() for name, t in bench.model.state_dict().items()})
         folder.write_summary(summary)
@@ -118,7 +125,7 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
     site_* on each one's own; `sites`: each one's figures there, `at_home`: on its own test data."""
     folder, data = set_up(experiment, "local", out, None)
     began, started = time.perf_counter(), datetime.now(UTC)
-    with Progress(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display):
+    with Display(experiment.evaluation.best, quiet) as display, logged_to(folder), concluded(experiment, folder, display):
         display.message(f"{experiment.name}: {len(data.sites)} sites, each alone, run folder {folder.path}")
         bench = _bench(plain(experiment), data, folder)
         initial = {name: t.detach().clone() for name, t in bench.model.state_dict().items()}
@@ -126,16 +133,19 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
         sites: dict[str, dict[str, float]] = {}
         at_home: dict[str, dict[str, float]] = {}
         pooled: dict[str, np.ndarray] = {}
+        early: list[int] = []  # after how many rounds, of the sites that stopped before the last
         display.start(len(data.sites))
         for number, id in enumerate(data.sites):
             display.round_started(number, 1)
             began_site = time.perf_counter()
             bench.load(initial, {})
-            evaluation, loss, sums = _alone(bench, data, id, own, experiment)
+            loss, rounds = _trained_alone(bench, data, id, own, experiment)
+            early += [rounds] if rounds < experiment.federation.rounds else []
+            evaluation, sums = _measured_alone(bench, data, id, own)
             sites[id], pooled = evaluation["server"]["test"], add(pooled, sums)
             at_home |= evaluation["sites"]["per_site"]
             display.round_finished(_record(number, loss, 0, evaluation, time.perf_counter() - began_site, 0.0))
-        job = Assignment(plain(experiment), folder, data.shape, data.classes, own, data.notes)
+        job = Assignment(plain(experiment), folder, data.shape, data.classes, own, (*data.notes, *_said(early, experiment)))
         which = "server test" if own else "sites' test"
         summary = summarise(job, {"status": "completed", "error": None}, {which: pooled}, bench.task, time.perf_counter() - began, started)
         summary |= {"metrics": _over(sites, at_home), "sites": sites, "at_home": at_home, "rounds": experiment.federation.rounds}
@@ -144,16 +154,37 @@ def local(experiment: Experiment, out: Path | None, quiet: bool = False) -> tupl
     return folder, summary
 
 
-def _alone(bench: Workbench, data: Federated, id: SiteId, own: Any, experiment: Experiment) -> tuple[dict[str, Any], float, Sums]:
-    """One site's model on the server's test data (or on all sites' test data), and on its own."""
-    site, batch = data.site(id), experiment.evaluation.batch_size
+def _trained_alone(bench: Workbench, data: Federated, id: SiteId, own: Mapping[str, Examples], experiment: Experiment) -> tuple[float, int]:
+    """Train on one site's data, as long as evaluation.patience lets it: the last round's mean loss, and how many rounds it were."""
+    site, evaluation, progress, loss, rounds = data.site(id), experiment.evaluation, Progress(), math.nan, 0
     steps = steps_a_round(experiment, len(site.train), len(data.sites), 1)
-    *_, (_, loss) = Trainer(plain(experiment), bench, site.train, steps, f"alone {id}").rounds()
-    figures = OverSites(bench.task, experiment.evaluation.best)
-    figures.add(id, measure(bench.model, bench.task, site.test, batch, bench.device))
+    for number, mean in Trainer(plain(experiment), bench, site.train, steps, f"alone {id}").rounds():
+        loss, rounds = mean, number + 1
+        if evaluation.patience is None or rounds % evaluation.every:
+            continue
+        sums = measure(bench.model, bench.task, own["validation"], evaluation.batch_size, bench.device)
+        value = criterion({"server": {"validation": bench.task.metrics(sums)}, "sites": None}, evaluation.best)
+        progress, stopped = watched(evaluation, progress, value)
+        if stopped is not None:
+            break
+    return loss, rounds
+
+
+def _said(early: Sequence[int], experiment: Experiment) -> tuple[str, ...]:
+    if not early:
+        return ()
+    sites = f"{len(early)} site{'s' * (len(early) > 1)}"
+    return (f"stopped early: {sites}, after {min(early)} to {max(early)} rounds (evaluation.patience = {experiment.evaluation.patience})",)
+
+
+def _measured_alone(bench: Workbench, data: Federated, id: SiteId, own: Mapping[str, Examples]) -> tuple[dict[str, Any], Sums]:
+    """One site's model on the server's test data (or on all sites' test data), and on its own."""
+    evaluation = bench.experiment.evaluation
+    figures = OverSites(bench.task, evaluation.best)
+    figures.add(id, measure(bench.model, bench.task, data.site(id).test, evaluation.batch_size, bench.device))
     wider = own["test"] if "test" in own else data.pooled("test")
-    sums = measure(bench.model, bench.task, wider, batch, bench.device)
-    return {"server": {"test": bench.task.metrics(sums)}, "sites": figures.figures()}, loss, sums
+    sums = measure(bench.model, bench.task, wider, evaluation.batch_size, bench.device)
+    return {"server": {"test": bench.task.metrics(sums)}, "sites": figures.figures()}, sums
 
 
 def _over(sites: Mapping[str, Mapping[str, float]], at_home: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -24,13 +24,14 @@ def statistics(
     picture: Annotated[Path | None, typer.Option(help="The picture, PNG; default: beside the figures.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Last line of stdout: the figures, and where they were written.")] = False,
 ) -> None:
-    """Mean, spread and histograms of the sites' training images, summed over the sites."""
+    """Mean, spread and histograms of the sites' training images, summed over the sites: masked where the run is."""
     from fedvision.data.statistics import federated_statistics, written
     from fedvision.experiment import load
     from fedvision.tracking.folder import write_atomically
+    from simulations.masked_statistics import masked_over
 
     experiment = load(config, settings)
-    found = federated_statistics(experiment, floor)
+    found = federated_statistics(experiment, floor, masked_over)
     figures = out or Path(f"{experiment.name}-statistics.yaml")
     drawn = picture or figures.with_suffix(".png")
     write_atomically(figures, written(found).encode())
@@ -47,7 +48,9 @@ def _say(found: "Statistics", figures: Path, drawn: Path) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold]{found.dataset}[/]: {found.images:,} training images at {found.sites:,} sites")
+    console.print(
+        f"[bold]{found.dataset}[/]: {found.images:,} training images at {found.sites:,} sites{', under masks' if found.masked else ''}"
+    )
     for channel, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
         console.print(f"channel {channel}: mean {mean:.4f}, std {std:.4f}")
     for name, count in found.labels.items():
@@ -96,5 +99,10 @@ def draw(found: "Statistics") -> "Figure":
     right.set_xlabel("training images, all sites together")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{found.dataset}: {found.images:,} images at {found.sites:,} sites, from sums alone", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(
+        f"{found.dataset}: {found.images:,} images at {found.sites:,} sites, from {'masked ' if found.masked else ''}sums alone",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
     return figure

@@ -5,7 +5,7 @@ intensity and of labels, in which a cell is left out where fewer images than a f
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,10 @@ from fedvision.errors import ConfigError, DataError
 from fedvision.evaluation import Sums, add
 
 if TYPE_CHECKING:
+    from fedvision.data.federation import Federated
     from fedvision.experiment import Experiment
+
+    Summed = Callable[[Federated, Experiment], tuple[Sums, int]]
 
 BINS = 64  # of the intensity histogram: 4 of the 256 values each
 FEWEST_SITES = 3  # with two, each would learn the other's from the sum and its own
@@ -32,6 +35,7 @@ class Statistics:
 
     mean, std: per channel, on the scale 0..1.  intensity: [C][BINS] shares of the pixels; labels: images by class.
     None stands for a cell with fewer than `floor` images behind it, and for one more where that one alone could be worked out.
+    masked: whether the sites' counts left them under masks, so that nobody saw one site's.
     """
 
     dataset: str
@@ -43,6 +47,7 @@ class Statistics:
     std: list[float]
     intensity: list[list[float | None]]
     labels: dict[str, int | None]
+    masked: bool = False
 
     @property
     def withheld(self) -> int:
@@ -99,16 +104,20 @@ def over(sites: Iterable[Examples], classes: int) -> tuple[dict[str, np.ndarray]
     return dict(total), taking_part
 
 
-def federated_statistics(experiment: "Experiment", floor: int) -> Statistics:
+def federated_statistics(experiment: "Experiment", floor: int, masked: "Summed | None" = None) -> Statistics:
     """The statistics of the experiment's sites, over their training data as their cameras give it.
 
-    ConfigError where the run is to be private or masked, for these sums are neither yet; DataError where there are too few.
+    masked: what sums them where secure_aggregation is enabled (`simulations.masked_statistics`).  ConfigError where the run is
+    to be private, for these sums are not noised; DataError where there are too few.
     """
     from fedvision.data.federation import open_federated
 
-    _refuse_in_the_clear(experiment)
-    data = open_federated(experiment)
-    total, sites = over((data.site(id).train for id in data.sites), len(data.dataset.classes))
+    _refuse_what_they_would_break(experiment, masked)
+    data, under_masks = open_federated(experiment), experiment.secure_aggregation.enabled
+    if masked is not None and under_masks:
+        total, sites = masked(data, experiment)
+    else:
+        total, sites = over((data.site(id).train for id in data.sites), len(data.dataset.classes))
     images = int(total["images"][0]) if total else 0
     if sites < FEWEST_SITES:
         raise DataError(f"statistics over {sites} sites would tell one of them of the other: it takes at least {FEWEST_SITES}")
@@ -119,16 +128,19 @@ def federated_statistics(experiment: "Experiment", floor: int) -> Statistics:
     rows = (_over_floor(row, seen, floor) for row, seen in zip(total["intensity"], total["seen"], strict=True))
     intensity = [[None if count is None else count / pixels for count in row] for row in rows]
     labels = dict(zip(data.dataset.classes, _over_floor(total["labels"], total["labels"], floor), strict=True))
-    return Statistics(data.dataset.name, data.fingerprint, sites, images, floor, mean, std, intensity, labels)
+    return Statistics(data.dataset.name, data.fingerprint, sites, images, floor, mean, std, intensity, labels, under_masks)
 
 
-def _refuse_in_the_clear(experiment: "Experiment") -> None:
-    if experiment.privacy is not None or experiment.secure_aggregation.enabled:
-        key = "privacy.mechanism" if experiment.privacy is not None else "secure_aggregation.enabled"
-        value = experiment.privacy.mechanism if experiment.privacy is not None else "true"
+def _refuse_what_they_would_break(experiment: "Experiment", masked: "Summed | None") -> None:
+    way_out = "use public constants as data.mean and data.std, or say with --set that these data need no protection"
+    if experiment.privacy is not None:
         raise ConfigError(
-            f"{key} = {value}: these sums would leave the sites in the clear, and be no part of what the run promises; use public constants as "
-            "data.mean and data.std, or say with --set that these data need no protection (privacy=null, secure_aggregation.enabled=false)"
+            f"privacy.mechanism = {experiment.privacy.mechanism}: these sums are exact, also under masks, and what they tell of an image would be "
+            f"in no ledger and no ε of the run; {way_out} (privacy=null)"
+        )
+    if experiment.secure_aggregation.enabled and masked is None:
+        raise ConfigError(
+            f"secure_aggregation.enabled = true: these sums would leave the sites in the clear; {way_out} (secure_aggregation.enabled=false)"
         )
 
 
@@ -164,7 +176,7 @@ def written(statistics: Statistics) -> str:
     import yaml
 
     opening = (
-        f"# Statistics of {statistics.dataset} over {statistics.sites} sites, of sums alone; null = fewer than {statistics.floor} images\n"
+        f"# Statistics of {statistics.dataset} over {statistics.sites} sites, of {'masked ' if statistics.masked else ''}sums alone; null = fewer than {statistics.floor} images\n"
         "# data.statistics of a config names this file, and its mean and std become the run's constants\n"
     )
     return opening + yaml.safe_dump(vars(statistics), sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ class Recipe:
 
 
 def _idx(name: str) -> str:
-    return f"{name}/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (or their .gz)"
+    return f"{name}/raw/ with train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, unpacked"
 
 
 RECIPES: dict[str, Recipe] = {
@@ -42,6 +43,12 @@ RECIPES: dict[str, Recipe] = {
     "MNIST": Recipe(_TRAIN, _idx("MNIST"), (0.1307,), (0.3081,)),
     "FashionMNIST": Recipe(_TRAIN, _idx("FashionMNIST"), (0.2860,), (0.3530,)),
     "KMNIST": Recipe(_TRAIN, _idx("KMNIST"), (0.1918,), (0.3483,)),
+    "EMNIST": Recipe(
+        {part: {"split": "balanced", **options} for part, options in _TRAIN.items()},
+        "EMNIST/raw/ with emnist-balanced-train-images-idx3-ubyte and the three others of the balanced split, unpacked from gzip.zip; its "
+        "letters lie on their side, as published",
+        (0.1751,), (0.3332,),
+    ),
     "SVHN": Recipe(_SPLIT, "train_32x32.mat and test_32x32.mat", (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
     "STL10": Recipe(_SPLIT, "stl10_binary/, unpacked from stl10_binary.tar.gz", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
     "USPS": Recipe(_TRAIN, "usps.bz2 and usps.t.bz2"),
@@ -68,10 +75,15 @@ def torchvision_set(data: "Torchvision") -> Dataset:
     """
     recipe = RECIPES[data.name]
     root = Path(data.root).expanduser()
-    opened = {part: _opened(data.name, root, recipe, options) for part, options in recipe.parts.items()}
+    opened = {part: _opened(data.name, root, options) for part, options in recipe.parts.items()}
     first = next(iter(opened.values()))
     stamp = [1, data.name, data.image_size, _stamp(root)]
-    ready = made_once(f"torchvision-{data.name}", stamp, lambda: _arrays(data.name, opened, data.image_size))
+
+    def arrays() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        with _read(data.name, root):
+            return _arrays(data.name, opened, data.image_size)
+
+    ready = made_once(f"torchvision-{data.name}", stamp, arrays)
     channels = ready.images.shape[1]
     published = recipe.mean is not None and recipe.std is not None and data.mean is None and data.std is None
     means, stds = (recipe.mean, recipe.std) if published else normalisation(data.mean, data.std, channels, 0.5, 0.5)
@@ -81,17 +93,28 @@ def torchvision_set(data: "Torchvision") -> Dataset:
     return Dataset(data.name, ready.images, labels, classes, means, stds, columns={"part": ready.known["part"]}, digest=ready.digest)
 
 
-def _opened(name: str, root: Path, recipe: Recipe, options: Mapping[str, Any]) -> Any:
+def _opened(name: str, root: Path, options: Mapping[str, Any]) -> Any:
     import torchvision
 
-    kind: Callable[..., Any] = getattr(torchvision.datasets, name)
+    with _read(name, root):
+        return getattr(torchvision.datasets, name)(str(root), download=False, **options)
+
+
+@contextmanager
+def _read(name: str, root: Path) -> Iterator[None]:
+    """DataError, with what its files must be, where torchvision cannot read them."""
+    import torchvision
+
     try:
-        return kind(str(root), download=False, **options)
-    except (RuntimeError, FileNotFoundError) as error:
-        said = " ".join(str(error).replace("You can use download=True to download it", "").split()).rstrip(".")
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # each of its readers fails in another way at a file that is cut short
+        first = str(error).replace("You can use download=True to download it", "").split("\n")[0]
+        said = " ".join(first.split()).rstrip(".") or type(error).__name__
         raise DataError(
-            f"data.root = {root}: {name} is not there, or not whole ({said}); it needs {recipe.files}, from {_where(kind)}; nothing is "
-            "downloaded by a run"
+            f"data.root = {root}: {name} is not there, or not whole ({said}); it needs {RECIPES[name].files}, from "
+            f"{_where(getattr(torchvision.datasets, name))}; nothing is downloaded by a run"
         ) from None
 
 

@@ -12,6 +12,7 @@ from fedvision.learning import Evaluation, ServerData
 from fedvision.schema import validate
 from server.checkpoints import Progress
 from server.stopping import watched
+from simulations.baselines import centralised, local
 from simulations.run import simulate
 
 
@@ -70,6 +71,17 @@ def test_a_run_cut_in_the_middle_of_its_patience_stops_where_the_whole_one_does(
     assert (resumed["rounds"], resumed["model_sha256"]) == (4, summary["model_sha256"])
     assert len((whole.path / "rounds.jsonl").read_text().splitlines()) == 4
     assert json.loads((whole.path / "rounds.jsonl").read_text().splitlines()[-1])["stopped"]
+
+
+def test_pooled_training_and_each_site_alone_stop_by_the_same_rule(tmp_path: Path) -> None:
+    folder, summary = centralised(experiment(), tmp_path / "pooled", quiet=True)
+    assert summary["rounds"] == len(folder.rounds()) == 4
+    assert summary["notes"][-1] == folder.rounds()[-1]["stopped"] and "better than 2." in summary["notes"][-1]
+    _, alone = local(experiment(), tmp_path / "alone", quiet=True)
+    assert alone["notes"][-1] == "stopped early: 3 sites, after 4 to 4 rounds (evaluation.patience = 3)"
+    patient = {"sites": "none", "server": {"validation": 0.1, "test": 0.1}, "best": "loss", "patience": 12}
+    _, through = local(experiment(evaluation=patient), tmp_path / "through", quiet=True)
+    assert not [note for note in through["notes"] if "stopped early" in note]
 
 
 def test_patience_without_validation_data_of_the_server_is_refused() -> None:
