@@ -30,7 +30,8 @@ class _Root(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, anchor: Tensor) -> Tensor:
-        return y.clone()
+        ctx.mark_dirty(y)  # the same memory: what comes after may change it in place, as it could before
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
@@ -230,7 +231,7 @@ class UnitGradients:
         self._calls[key] += 1
         a, version = a.detach(), a._version
         if not out.requires_grad:
-            out = _Root.apply(out, self._anchor.to(out.device))  # type: ignore[no-untyped-call]
+            out = _Root.apply(out.clone() if out._is_view() else out, self._anchor.to(out.device))  # type: ignore[no-untyped-call]
 
         def arrived(g: Tensor) -> None:
             if a._version != version:
@@ -254,9 +255,9 @@ class UnitGradients:
             return
         if not isinstance(piece, Kept):
             raise ModelRefused(f"{next(iter(names.values()))} is used more than once, and its gradients were not kept")
-        for n, g in piece.gradients.items():
+        for n in piece.gradients:
             full = names[n]
-            mine = Kept.of({full: g})
+            mine = piece.alone(n, full)
             before = self._pieces.get(full)
             self._pieces[full] = before.plus(mine) if isinstance(before, Kept) else mine
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from fedvision.errors import ModelRefused
 
 KEPT_BYTES = 24 << 20  # per-unit gradients of a layer up to this size are kept for the weighted sum; larger ones are formed twice
-UNFOLDED_BYTES = 8 << 20  # of unfolded images at a time: they stay in the processor's cache
+CACHED_BYTES = 8 << 20  # of what is made on the way, at a time: it stays in the processor's cache, and in memory that is there already
 
 
 @dataclass
@@ -42,10 +42,18 @@ class Kept(Piece):
     def of(cls, gradients: dict[str, Tensor]) -> "Kept":
         """The piece of gradients that are there."""
 
+        return cls._with({name: _squares(g) for name, g in gradients.items()}, gradients)
+
+    @classmethod
+    def _with(cls, squares: dict[str, Tensor], gradients: dict[str, Tensor]) -> "Kept":
         def weighted(c: Tensor) -> dict[str, Tensor]:
             return {name: torch.mv(g.flatten(1).T, c.to(g.dtype)).view(g.shape[1:]) for name, g in gradients.items()}
 
-        return cls({name: _squares(g) for name, g in gradients.items()}, weighted, gradients)
+        return cls(squares, weighted, gradients)
+
+    def alone(self, name: str, called: str) -> "Kept":
+        """The piece of one parameter, under another name."""
+        return self._with({called: self.squares[name]}, {called: self.gradients[name]})
 
     def plus(self, other: "Kept") -> "Kept":
         """Two calls of one layer, or two layers of one parameter: gradients add up before the norm."""
@@ -137,9 +145,9 @@ def conv2d(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], 
     bias = Kept.of({"bias": by_unit(g.sum((2, 3)), units).sum(1)} if "bias" in names else {})
     if "weight" not in names:
         return bias
-    if whole or (call.way != "positions" and layer.weight.numel() * 4 * units <= KEPT_BYTES):
+    if whole or (call.forms and layer.weight.numel() * 4 * units <= KEPT_BYTES):
         return Kept.of({"weight": call.all_gradients(), **bias.gradients})
-    squares = call.squares_by_position() if call.way == "positions" else torch.cat([_squares(part) for part in call.gradients()])
+    squares = call.squares()
 
     def weighted(c: Tensor) -> dict[str, Tensor]:
         scaled = g * c.to(g.dtype).repeat_interleave(g.shape[0] // units)[:, None, None, None]
@@ -159,8 +167,10 @@ def _padded(layer: nn.Conv2d, a: Tensor) -> tuple[Tensor, tuple[int, int]]:
 class _Call:
     """One call of a convolution, and the quickest way to its units' norms.
 
-    way: "units" (the library's own weight gradient, a unit at a time), "unfold" (a product of unfolded images) or
-    "positions" (products of positions, which are fewer than the weights where the images are small and the layers wide).
+    way: how.  Two form the units' gradients by the library's own weight gradient, "units" one unit after the other and
+    "grouped" several at once, as the groups of one convolution; "unfold" forms them by a product of unfolded images.  Two
+    do not form them, which is quicker where the images are small and the layers wide: "positions" by products of unfolded
+    images' positions, and "pixels" by products of the images' pixels, of which the positions' are sums.
     The constants are seconds measured on one core: for a call, a product, a number moved; they decide the speed alone.
     """
 
@@ -171,14 +181,24 @@ class _Call:
         self.inputs = layer.weight[0].numel()  # of one output channel
         self.positions = g.shape[2] * g.shape[3]
         weights, t = layer.weight.numel(), self.each * self.positions
-        wide = self.inputs * layer.groups + layer.out_channels
+        wide, window = self.inputs * layer.groups + layer.out_channels, layer.kernel_size[0] * layer.kernel_size[1]
+        self.pixels = (a.shape[2] + 2 * padding[0]) * (a.shape[3] + 2 * padding[1])
         products, moved = 2.0 * weights * t, 4e-10 * t * self.inputs * layer.groups
         costs = {
-            "units": 5e-5 + products / 2e11 + 2.8e-9 * weights,
+            "units": 6e-5 + products / 1.8e11 + 1e-9 * weights,
+            "grouped": 1e-5 + products / (1.9e11 if layer.in_channels % 16 == 0 else 7e10) + (4e-10 if weights < 8e4 else 5e-9) * weights,
             "unfold": moved + products / 8.5e10 + 2.5e-9 * weights,
             "positions": moved + 2.0 * t * t * wide / 4e10 + 1e-9 * t * wide + products / 2e11,
         }
+        if self.each == 1 and layer.groups == 1:
+            gram = 2.0 * self.pixels**2 * layer.in_channels + 2.0 * t * t * layer.out_channels
+            costs["pixels"] = gram / 3.5e10 + 1.5e-9 * window * t * t + products / 2e11
         self.way = min(costs, key=costs.__getitem__)
+
+    @property
+    def forms(self) -> bool:
+        """Whether the units' gradients are formed on the way to their norms."""
+        return self.way in ("units", "grouped", "unfold")
 
     def backward(self, a: Tensor, g: Tensor) -> Tensor:
         """Σ over rows, as the library computes it."""
@@ -187,8 +207,23 @@ class _Call:
             g, a, layer.weight.detach(), None, layer.stride, self.padding, layer.dilation, False, [0, 0], layer.groups, [False, True, False]
         )[1]
 
+    def _grouped(self, start: int, n: int) -> Tensor:
+        """Gradients [n, *weight.shape] of n units at once: one convolution with a group for each of them."""
+        layer, rows = self.layer, slice(start * self.each, (start + n) * self.each)
+        a, g = (x[rows].unflatten(0, (n, self.each)).transpose(0, 1).flatten(1, 2) for x in (self.a, self.g))
+        shape = g.new_empty(n * layer.out_channels, *layer.weight.shape[1:])  # its numbers are not read
+        made = torch.ops.aten.convolution_backward(
+            g, a, shape, None, layer.stride, self.padding, layer.dilation, False, [0, 0], n * layer.groups, [False, True, False]
+        )[1]
+        return made.view(n, *layer.weight.shape)
+
     def gradients(self) -> Iterator[Tensor]:
         """Per-unit gradients [n, *weight.shape], a few units at a time."""
+        if self.way == "grouped":
+            step = max(1, CACHED_BYTES // (4 * self.layer.weight.numel()))
+            for start in range(0, self.units, step):
+                yield self._grouped(start, min(step, self.units - start))
+            return
         if self.way == "units":
             for start in range(0, len(self.g), self.each):
                 rows = slice(start, start + self.each)
@@ -199,6 +234,8 @@ class _Call:
 
     def all_gradients(self) -> Tensor:
         """Per-unit gradients [units, *weight.shape]."""
+        if self.way == "grouped":
+            return self._grouped(0, self.units)
         made = self.g.new_empty(self.units, *self.layer.weight.shape)
         start = 0
         for part in self.gradients():
@@ -206,16 +243,38 @@ class _Call:
             start += len(part)
         return made
 
-    def squares_by_position(self) -> Tensor:
-        """Squared norms [units] without the gradients."""
-        return torch.cat(
-            [_squares_by_position(x.flatten(0, 1).mT, y.flatten(0, 1).mT).view(x.shape[:2]).sum(1) for x, y in self._unfolded()]
-        )
+    def squares(self) -> Tensor:
+        """Squared norms [units], of gradients that are not kept."""
+        if self.forms:
+            return torch.cat([_squares(part) for part in self.gradients()])
+        if self.way == "positions":
+            return torch.cat(
+                [_squares_by_position(x.flatten(0, 1).mT, y.flatten(0, 1).mT).view(x.shape[:2]).sum(1) for x, y in self._unfolded()]
+            )
+        step = max(1, CACHED_BYTES // (8 * (self.pixels**2 + 2 * self.positions**2)))
+        parts = zip(self.a.split(step), self.g.split(step), strict=True)
+        return torch.cat([self._squares_by_pixel(a, g) for a, g in parts]).clamp_(min=0)
+
+    def _squares_by_pixel(self, a: Tensor, g: Tensor) -> Tensor:
+        """Σ_ts (x_t·x_s)(y_t·y_s) of positions t, s, in double precision.  A position's input x_t is a window of pixels p, so
+        that x_t·x_s is the sum over the window of p_(t+o)·p_(s+o): shifted pieces of one table of products."""
+        (kh, kw), (sh, sw), (dh, dw), (ph, pw) = self.layer.kernel_size, self.layer.stride, self.layer.dilation, self.padding
+        n, (h, w) = len(a), g.shape[2:]
+        padded = functional.pad(a, (pw, pw, ph, ph)).double()
+        flat, y = padded.flatten(2), g.double().flatten(2)
+        table = torch.bmm(flat.mT, flat).view(n, *padded.shape[2:], *padded.shape[2:])
+        inputs = torch.zeros(n, h, w, h, w, dtype=table.dtype, device=table.device)
+        for i in range(0, kh * dh, dh):
+            down = slice(i, i + sh * (h - 1) + 1, sh)
+            for j in range(0, kw * dw, dw):
+                right = slice(j, j + sw * (w - 1) + 1, sw)
+                inputs += table[:, down, right, down, right]
+        return torch.linalg.vecdot(inputs.flatten(1), torch.bmm(y.mT, y).flatten(1))
 
     def _unfolded(self) -> Iterator[tuple[Tensor, Tensor]]:
         """(inputs, output gradients) [n, groups, channels, positions of a unit's rows], a few units at a time."""
         layer, each = self.layer, self.each
-        step = max(1, UNFOLDED_BYTES // max(1, 4 * self.inputs * layer.groups * self.positions * each))
+        step = max(1, CACHED_BYTES // max(1, 4 * self.inputs * layer.groups * self.positions * each))
         for start in range(0, self.units, step):
             n = min(step, self.units - start)
             rows = slice(start * each, (start + n) * each)
@@ -240,33 +299,38 @@ class _Call:
 # ------------------------------------------------------------------------------------------------------ normalisation
 
 
-def _scaled(normal: Tensor, g: Tensor, units: int, names: set[str], axes: tuple[int, ...]) -> Piece:
-    """The piece of y = γ x̂ + β from x̂, summed over `axes`."""
-    gradients = {}
-    for name, grad in (("weight", normal * g if "weight" in names else None), ("bias", g)):
-        if name in names and grad is not None:
-            gradients[name] = by_unit(grad.sum(axes) if axes else grad, units).sum(1)
-    return Kept.of(gradients)
+def _scaled(normal: Callable[[Tensor], Tensor], a: Tensor, g: Tensor, units: int, names: set[str], axes: tuple[int, ...]) -> Piece:
+    """The piece of y = γ x̂ + β with x̂ = normal(a), summed over `axes`; some rows at a time."""
+    by_unit(g, units)
+    sums: dict[str, list[Tensor]] = {name: [] for name in ("weight", "bias") if name in names}
+    step = max(1, CACHED_BYTES * len(g) // max(1, 8 * g.numel()))
+    for x, y in zip(a.split(step), g.split(step), strict=True):
+        if "weight" in sums:
+            sums["weight"].append((normal(x) * y).sum(axes) if axes else normal(x) * y)
+        if "bias" in sums:
+            sums["bias"].append(y.sum(axes) if axes else y)
+    return Kept.of({name: by_unit(torch.cat(parts), units).sum(1) for name, parts in sums.items()})
 
 
 def group_norm(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], whole: bool) -> Piece:
     """a [rows, C, ...]: each image normalised by itself, in groups of channels."""
     assert isinstance(layer, nn.GroupNorm)
-    return _scaled(functional.group_norm(a, layer.num_groups, None, None, layer.eps), g, units, names, tuple(range(2, a.dim())))
+    groups, eps = layer.num_groups, layer.eps
+    return _scaled(lambda x: functional.group_norm(x, groups, None, None, eps), a, g, units, names, tuple(range(2, a.dim())))
 
 
 def layer_norm(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], whole: bool) -> Piece:
     """a [rows, ..., *normalized_shape]."""
     assert isinstance(layer, nn.LayerNorm)
-    normal = functional.layer_norm(a, layer.normalized_shape, None, None, layer.eps)
-    return _scaled(normal, g, units, names, tuple(range(1, a.dim() - len(layer.normalized_shape))))
+    shape, eps = layer.normalized_shape, layer.eps
+    return _scaled(lambda x: functional.layer_norm(x, shape, None, None, eps), a, g, units, names, tuple(range(1, a.dim() - len(shape))))
 
 
 def frozen_batch_norm(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], whole: bool) -> Piece:
     """a [rows, C, ...], normalised by constants: BatchNorm in evaluation mode."""
     assert isinstance(layer, nn.modules.batchnorm._BatchNorm)
-    normal = functional.batch_norm(a, layer.running_mean, layer.running_var, None, None, False, 0.0, layer.eps)
-    return _scaled(normal, g, units, names, tuple(range(2, a.dim())))
+    mean, var, eps = layer.running_mean, layer.running_var, layer.eps
+    return _scaled(lambda x: functional.batch_norm(x, mean, var, None, None, False, 0.0, eps), a, g, units, names, tuple(range(2, a.dim())))
 
 
 def embedding(layer: nn.Module, a: Tensor, g: Tensor, units: int, names: set[str], whole: bool) -> Piece:
