@@ -89,13 +89,13 @@ class Deidentifier:
         self.known: set[tuple[int, bytes, bytes]] = set()  # the self-check's own memory
 
     def __call__(self, path: bytes, thoroughly: bool = False) -> Outcome:
-        """The outcome for the file at `path`; a checked copy lies at `outcome.partial`, to be renamed.
+        """The outcome for the file at `path`, which is absolute and has no link in it; a checked copy lies at `outcome.partial`, to be renamed.
 
         thoroughly: look at every frame whatever the class, since text was found in another image of the series.
         """
         content = ""
         try:
-            source = intake.read(path, self.policy.max_file_mib << 20)
+            source = intake.read(path, self.policy.max_file_mib << 20, straight=True)
             content = self.pseudonyms.digest("content", hashlib.sha256(source).digest()).hex()[:32]
             return self.handle(source, content, thoroughly)
         except Skipped as skipped:

@@ -75,16 +75,19 @@ def _input(entry: os.DirEntry[bytes]) -> Input:
     return Input(entry.path, status.st_size, status.st_mtime_ns, status.st_ino, kind)
 
 
-def read(path: bytes, largest: int) -> bytes:
-    """A file's bytes.  Refused or Skipped where it is no plain, stable, readable file of at most `largest` bytes."""
+def read(path: bytes, largest: int, straight: bool = False) -> bytes:
+    """A file's bytes.  Refused or Skipped where it is no plain, stable, readable file of at most `largest` bytes.
+
+    straight: `path` has no link in it, so that one which is there now was put in the place of a folder.
+    """
     for _ in range(2):  # a file that changes under the reader gets one more chance
-        source = _read_once(path, largest)
+        source = _read_once(path, largest, straight)
         if source is not None:
             return source
     raise Refused("CHANGED_DURING_READ")
 
 
-def _read_once(path: bytes, largest: int) -> bytes | None:
+def _read_once(path: bytes, largest: int, straight: bool) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -95,6 +98,8 @@ def _read_once(path: bytes, largest: int) -> bytes | None:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise Skipped("special")
+        if straight and os.readlink(b"/proc/self/fd/%d" % descriptor) != path:
+            raise Skipped("symlink")
         if before.st_size == 0:
             raise Refused("EMPTY")
         if before.st_size > largest:

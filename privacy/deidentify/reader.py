@@ -248,6 +248,9 @@ class Scan:
                 return items, position
             if tag != ITEM:
                 raise Refused("BAD_LENGTH")
+            self.count += 1  # an empty item is work and memory too
+            if self.count > MAX_ELEMENTS:
+                raise Refused("TOO_MANY_ELEMENTS")
             if length == UNDEFINED:
                 elements, position = self.level(position, end, depth, implicit, False)
             elif position + length > end:

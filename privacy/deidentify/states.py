@@ -35,7 +35,7 @@ CODES = {
     "ORDER": "tags not in ascending order",
     "DUPLICATE_TAG": "a tag twice in one data set",
     "DEPTH": "sequences nested over 16 deep",
-    "TOO_MANY_ELEMENTS": "over a million elements",
+    "TOO_MANY_ELEMENTS": "over a million elements and items",
     "MISSING_ID": "no SOP class, study, series or SOP instance UID, or no patient ID",
     "BAD_UID": "a study, series or SOP instance UID with several values",
     "UNSUPPORTED_SOP": "a SOP class without an allow-list",

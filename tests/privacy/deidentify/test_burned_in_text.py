@@ -130,6 +130,16 @@ def test_text_that_stands_on_its_end_or_on_its_head_is_blanked(bench, turns):
 
 
 @needs_ocr
+def test_a_short_faint_line_on_black_is_blanked_and_no_pixel_of_it_is_left(bench):
+    picture = Image.fromarray(np.zeros((ROWS, COLUMNS), np.uint8))
+    ImageDraw.Draw(picture).text((150, 90), "F 68Y", fill=70, font=ImageFont.load_default(10))
+    ImageDraw.Draw(picture).ellipse((20, 10, 90, 80), fill=255)
+    outcome, found = clean(bench, image(np.asarray(picture)))
+    assert outcome.row["pixels"] == "blanked" and not found.pixel_array[:, 100:].any()
+    assert np.array_equal(found.pixel_array[:, :100], np.asarray(picture)[:, :100])
+
+
+@needs_ocr
 def test_colours_that_were_halved_for_jpeg_are_written_whole(bench):
     buffer = io.BytesIO()
     Image.fromarray(written(grey=False)).save(buffer, "JPEG", quality=95, subsampling=1)

@@ -1,6 +1,7 @@
 """Each bad input ends in its code, in little memory and time."""
 
 import os
+import socket
 import struct
 import time
 import zlib
@@ -8,9 +9,9 @@ import zlib
 import pytest
 from planted import CT, base, dataset, element, file, items
 
-from privacy.deidentify import intake, reader
+from privacy.deidentify import burned_in, intake, reader
 from privacy.deidentify.intake import walk
-from privacy.deidentify.states import Refused
+from privacy.deidentify.states import Refused, Skipped
 
 
 def nested(depth: int) -> bytes:
@@ -118,6 +119,85 @@ def test_links_fifos_and_sockets_are_named_and_not_followed(tmp_path):
     (store / "real").write_bytes(GOOD)
     kinds = {os.path.basename(item.path): item.kind for item in walk(os.fsencode(store))}
     assert kinds == {b"fifo": "special", b"link": "symlink", b"loop": "symlink", b"outside": "symlink", b"real": ""}
+
+
+def test_sockets_and_devices_are_named_and_not_opened(tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        kinds = {os.path.basename(item.path): item.kind for item in walk(os.fsencode(tmp_path))}
+        assert kinds == {b"socket": "special"}
+    assert [item.kind for item in walk(b"/dev") if item.path == b"/dev/zero"] == ["special"]
+    with pytest.raises(Skipped):
+        intake.read(b"/dev/zero", 1 << 20)
+
+
+def test_a_folder_that_was_replaced_by_a_link_meanwhile_is_not_read_through(bench, tmp_path):
+    (tmp_path / "store" / "folder").mkdir(parents=True)
+    (tmp_path / "store" / "folder" / "1.dcm").write_bytes(GOOD)
+    (item,) = walk(os.fsencode(tmp_path / "store"))
+    place = bench()
+    assert place.deidentifier(item.path).state == "deidentified"
+    (tmp_path / "store" / "folder").rename(tmp_path / "elsewhere")
+    assert place.deidentifier(item.path).code == "UNREADABLE"
+    (tmp_path / "store" / "folder").symlink_to(tmp_path / "elsewhere")
+    assert place.deidentifier(item.path).code == "symlink"
+
+
+def test_a_file_that_may_not_be_read_is_held_back(bench, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(GOOD)
+
+    def refuse(*given):
+        raise PermissionError(13, "SMITH")
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything, so that a mode would not do
+    with pytest.raises(Refused, match="UNREADABLE") as refused:
+        intake.read(os.fsencode(tmp_path / "file"), 1 << 20)
+    assert "SMITH" not in str(refused.value)
+
+
+@pytest.mark.parametrize("rows", [2000, 60_000])
+def test_pixels_that_unfold_to_far_more_than_the_file_end_in_a_code(bench, rows):
+    if not burned_in.available():
+        pytest.skip("rapidocr is not installed")
+    segment = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 2000  # RLE: 256,000 zeros, and no more
+    items_ = b"\xfe\xff\0\xe0\0\0\0\0" + b"\xfe\xff\0\xe0" + struct.pack("<I", len(segment)) + segment + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    size = ("US", struct.pack("<H", rows))
+    elements = base() | {0x00280010: size, 0x00280011: size, 0x00080016: ("UI", b"1.2.840.10008.5.1.4.1.1.6.1")}
+    elements |= {tag: ("US", b"\x08\0") for tag in (0x00280100, 0x00280101)} | {0x00280102: ("US", b"\x07\0")}
+    pixels = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + items_
+    source = file({tag: value for tag, value in elements.items() if tag != 0x7FE00010}, tail=pixels)
+    source = source.replace(b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.5\0", 1)
+    policy = {"options": ["113101"], "max_megapixels": 100}
+    assert bench(**policy).run(source)[0].code == ("PIXEL_BOMB" if rows == 60_000 else "PIXELS_UNREADABLE")
+
+
+LIES = {  # where a length lies -> the code
+    "an item past its sequence": (element(0x00082218, "SQ", struct.pack("<HHI", 0xFFFE, 0xE000, 400) + bytes(8)), "BAD_LENGTH"),
+    "a sequence past the file": (struct.pack("<HH2s2xI", 0x0008, 0x2218, b"SQ", 0x7FFFFFFF), "TRUNCATED"),
+    "an item that ends within an element": (
+        element(0x00082218, "SQ", struct.pack("<HHI", 0xFFFE, 0xE000, 6) + b"\x08\0\0\1SH"),
+        "TRUNCATED",
+    ),
+    "an open sequence that never ends": (struct.pack("<HH2s2xI", 0x0008, 0x2218, b"SQ", 0xFFFFFFFF) + items(b""), "BAD_LENGTH"),
+    "an end of an item outside of one": (struct.pack("<HHI", 0xFFFE, 0xE00D, 0), "BAD_LENGTH"),
+    "10,000 deep": (nested(1200), "DEPTH"),
+    "10,000 deep and open": (struct.pack("<HH2s2xIHHI", 0x0008, 0x2218, b"SQ", 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * 10_000, "DEPTH"),
+    "10,000 deep in an unknown VR": (
+        struct.pack("<HH2s2xI", 0x0008, 0x2218, b"UN", 0xFFFFFFFF)
+        + struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0xFFFFFFFF, 0x0008, 0x2218, 0xFFFFFFFF) * 10_000,
+        "DEPTH",
+    ),
+    "a million empty items": (element(0x00082218, "SQ", items(b"") * 1_000_000), "TOO_MANY_ELEMENTS"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_length_that_lies_ends_in_its_code(bench, name):
+    lie, code = LIES[name]
+    start = GOOD[: GOOD.index(b"\x10\0\x10\0PN")]
+    begin = time.process_time()
+    outcome, written = bench().run(start + lie + GOOD[len(start) :])
+    assert (outcome.code, written) == (code, b"") and time.process_time() - begin < 5
 
 
 def test_a_fifo_that_took_a_files_place_is_not_waited_for(bench, tmp_path):

@@ -191,7 +191,7 @@ def sleepy(path: bytes, thoroughly: bool) -> Outcome:
 
 def test_a_file_that_hangs_dies_or_raises_costs_itself_alone_and_the_order_stays(capfd):
     paths = [b"a", b"hangs", b"b", b"dies", b"c", b"raises", b"eats", *(b"%d" % n for n in range(40))]
-    with Pool(lambda: sleepy, 2, 1.0, 1024) as pool:
+    with Pool(lambda: sleepy, 2, 3.0, 1024) as pool:
         outcomes = [(path, outcome.code) for path, outcome in pool.outcomes(((path, False), path) for path in paths)]
     assert [path for path, _ in outcomes] == paths
     codes = {path: code for path, code in outcomes if code}
