@@ -1,6 +1,7 @@
 """NIfTI volumes: [X,Y,Z] on disk, here [Z,Y,X], as numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def volume(path: Path, name: str, window: list[float] | None) -> np.ndarray:
     import zlib
 
     try:
-        values = np.asarray(nibabel.load(path).dataobj)
+        image: Any = nibabel.load(path)
+        values = np.asarray(image.dataobj)
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise CorruptImage(f"{name} does not read as NIfTI: {str(error).splitlines()[0]}") from None
     if values.ndim not in {3, 4}:
