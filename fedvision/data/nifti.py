@@ -22,7 +22,7 @@ def volume(path: Path, name: str, window: list[float] | None) -> np.ndarray:
         import nibabel
         from nibabel.filebasedimages import ImageFileError
     except ImportError:
-        raise DataError(f"{name} is a NIfTI file, and nibabel, which reads it, is not installed: pip install nibabel") from None
+        raise DataError(f"{name} is a NIfTI file, and nibabel, which reads it, is not installed: pip install 'fedvision[nifti]'") from None
     import zlib
 
     try:
