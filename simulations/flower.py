@@ -107,8 +107,9 @@ def premises(setting: Setting) -> "Premises":
 
 
 def _backend(workers: int, gpus: float) -> Any:
-    """As many workers as asked for: Flower starts one for each of the processors that Ray is told it has."""
-    init = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    """As many workers as asked for: Flower starts one for each of the processors that Ray is told it has.  A Ray of its own, for one
+    that was started on this machine for others would be joined, and told no number."""
+    init = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     return {"init_args": init, "client_resources": {"num_cpus": 1, "num_gpus": gpus}}
 
 

@@ -68,6 +68,7 @@ def on_flower(pairs: list[list[str]], folder: Path) -> dict[str, Any]:
 
     from clients.app import app as client
     from fedvision.data.federation import open_federated
+    from fedvision.errors import EngineError
     from server.app import Conductor
     from server.exchange import GridExchange
     from simulations.flower import _backend, _environment_kept, _quiet, premises
@@ -92,7 +93,10 @@ def on_flower(pairs: list[list[str]], folder: Path) -> dict[str, Any]:
     (folder / "first").mkdir()
     conductor = Conductor(conduct, data.sites, premises(setting), 1)
     with _quiet(), _environment_kept():
-        run_simulation(conductor.app(), client, SITES, backend_config=_backend(1, 0.0))
+        try:
+            run_simulation(conductor.app(), client, SITES, backend_config=_backend(1, 0.0))
+        except Exception as error:  # else its own thread would wait for the workers for ever
+            conductor.halt(EngineError(f"Flower's runtime stopped: {error!r}, because of {error.__cause__!r}"))
     return conductor.outcome()
 
 

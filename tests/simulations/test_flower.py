@@ -50,8 +50,9 @@ def environment(**more: str) -> dict[str, str]:
 def on_flower(config: Path, out: Path, *settings: str) -> "subprocess.Popen[str]":
     command = [BIN / "fedvision", "simulate", config, "--engine", "flower", "--out", out, "--json"]
     given = [word for setting in settings for word in ("--set", setting)]
+    elsewhere = environment(RAY_ADDRESS="127.0.0.1:1")  # a Ray that others have: Flower's must be its own
     return subprocess.Popen(
-        [*command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+        [*command, *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=elsewhere, start_new_session=True
     )
 
 
