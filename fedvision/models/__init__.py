@@ -17,7 +17,7 @@ MODELS = {
     "cnn": "two convolutions, two linear layers (McMahan et al. 2017); norm: none, batch or group",
     "mlp": "one hidden layer",
     "unet": "U-Net for segmentation, of images or volumes; width, dropout, norm (null = group); options: levels",
-    "detection/NAME": "fcos, retinanet, ssdlite, onestage or detr, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
+    "detection/NAME": "fcos, retinanet, ssdlite, onestage, detr or faster_rcnn, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
@@ -25,6 +25,9 @@ MODELS = {
 OURS = ("cnn", "mlp", "unet")
 DENSE = ("unet",)  # a class for each pixel
 VOLUMES = ("unet",)  # in space too
+COUPLED = {  # models without a loss an example, and why
+    "detection/faster_rcnn": "it samples proposals from all images of a batch, and divides its losses by the batch's",
+}
 LIBRARIES = ("torchvision", "timm")
 
 
