@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def test_flowers_runtime_ends_at_the_bytes_of_a_loop(tmp_path: Path) -> None:
         "--json",
     ]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [*command, "--set", "engine.workers=2"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300
-    )
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as rays:  # a Ray of somebody else on this machine is not joined
+        env = {**os.environ, "PYTHONPATH": path, "RAY_TMPDIR": rays, "RAY_USAGE_STATS_ENABLED": "0"}
+        done = subprocess.run([*command, "--set", "engine.workers=2"], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     _, loop = simulate(e, tmp_path / "loop", None, quiet=True)
     assert json.loads(done.stdout.splitlines()[-1])["model_sha256"] == loop["model_sha256"]
