@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from privacy.deidentify import burned_in, pixels
+from privacy.deidentify import burned_in, lettering, pixels
 from privacy.deidentify.instance import Deidentifier
 from privacy.deidentify.policy import Policy
 from privacy.deidentify.reader import parse
@@ -49,7 +49,7 @@ def frames(path: Path) -> list[Any]:
 
 
 def rapidocr(image: Any) -> list[str]:
-    read = burned_in._engine(736)(image[..., ::-1].copy(), use_det=True, use_cls=False, use_rec=True)
+    read = lettering.engine()(image[..., ::-1].copy(), use_det=True, use_cls=False, use_rec=True)
     return [word for line in read.txts or [] for word in [line, *line.split()]]
 
 

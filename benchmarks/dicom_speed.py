@@ -11,6 +11,8 @@ children.
 
 import argparse
 import hashlib
+import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+RESULTS = Path(__file__).parent / "results" / "dicom_speed.json"
 PEERS = {
     "dicognito": """
 import sys, pathlib, pydicom, resource, json
@@ -70,6 +73,7 @@ def slices(folder: Path, count: int) -> None:
 
 
 def copies(source: Path, folder: Path, count: int) -> None:
+    """`count` copies of a file, each another instance."""
     import pydicom
 
     dataset = pydicom.dcmread(source)
@@ -88,6 +92,7 @@ def cpu(what: Callable[[], None]) -> float:
 
 
 def floor(source: Path, target: Path) -> float:
+    """CPU seconds a file of reading, hashing twice and writing."""
     paths = sorted(source.iterdir())
 
     def copy() -> None:
@@ -125,7 +130,34 @@ def ours(source: Path, place: Path, workers: int) -> tuple[float, float, float]:
     return (whole - start) / (count - 1), (found["all"] - found["one"]) / (count - 1), found["sync"] / count
 
 
+def ceiling(source: Path, place: Path) -> float:
+    """How much faster two processes can be than one on this machine: each does all files of `source` by itself, with
+    no parent to share; the wall clock of one alone, twice, over that of both at once."""
+    from privacy.deidentify.instance import Deidentifier
+    from privacy.deidentify.policy import Policy
+
+    def work(number: int) -> None:
+        out = place / f"bare-{number}"
+        (out / ".partial").mkdir(parents=True, exist_ok=True)
+        deidentifier = Deidentifier(bytes(32), Policy(options=["113107"]), out)
+        for path in sorted(source.iterdir()):
+            (out / ".partial" / deidentifier(str(path).encode()).partial).unlink()
+
+    def timed(count: int) -> float:
+        begin = time.monotonic()
+        children = [multiprocessing.get_context("fork").Process(target=work, args=(number,)) for number in range(count)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        return time.monotonic() - begin
+
+    timed(1)
+    return 2 * timed(1) / timed(2)
+
+
 def peer(python: str, name: str, source: Path, target: Path) -> float:
+    """CPU seconds a file of another tool, by that Python; NaN where it fails."""
     target.mkdir()
     script = target.parent / f"{name}_benchmark.py"
     script.write_text(PEERS[name] + TAIL)
@@ -133,35 +165,44 @@ def peer(python: str, name: str, source: Path, target: Path) -> float:
     return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
 
 
+def measured(title: str, given: Path | None, count: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """All figures of one kind of file, printed and returned: CPU milliseconds a file, and ratios."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        place = Path(folder)
+        source = place / "source"
+        source.mkdir()
+        (place / "floor").mkdir()
+        slices(source, count) if given is None else copies(given, source, count)
+        one, wall, waiting = ours(source, place, 1)
+        seconds = {"floor": floor(source, place / "floor"), "fedvision": one}
+        seconds |= {name: peer(arguments.peers, name, source, place / name) for name in (PEERS if arguments.peers else ())}
+        found = {f"{name}: CPU ms a file": round(1000 * value, 2) for name, value in seconds.items()}
+        found |= {f"{name}: times ours": round(value / one, 2) for name, value in seconds.items()}
+        found |= {"ours: times the floor": round(one / seconds["floor"], 2), "disk, apart: ms a file": round(1000 * waiting, 2)}
+        if title != "RTSTRUCT":
+            (place / "two").mkdir()
+            _, faster, _ = ours(source, place / "two", 2)
+            found |= {"two processes: times as fast (wall)": round(wall / faster, 2)}
+            found |= {"two bare processes: times as fast (wall)": round(ceiling(source, place), 2)}
+    for name, value in found.items():
+        print(f"{title:14} {name:42} {value:8.2f}")
+    return found
+
+
 def main() -> None:
+    """Read the arguments, measure, keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", help="a Python with dicognito and deid")
     parser.add_argument("--rtstruct", type=Path, help="an RTSTRUCT to measure as well")
     parser.add_argument("--ct", type=Path, help="a CT slice to measure instead of the one that is made")
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--folder", default="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    for title, count, given in (("CT 512 × 512", arguments.files, arguments.ct), ("RTSTRUCT", 10, arguments.rtstruct)):
-        if title == "RTSTRUCT" and given is None:
-            continue
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            place = Path(folder)
-            source = place / "source"
-            source.mkdir()
-            (place / "floor").mkdir()
-            slices(source, count) if given is None else copies(given, source, count)
-            measured = {"floor": floor(source, place / "floor")}
-            one, wall, waiting = ours(source, place, 1)
-            measured["fedvision"] = one
-            for name in PEERS if arguments.peers else ():
-                measured[name] = peer(arguments.peers, name, source, place / name)
-            for name, seconds in measured.items():
-                print(f"{title:14} {name:10} {1000 * seconds:8.2f} ms CPU a file, {seconds / one:6.2f} × ours")
-            print(f"{title:14} ours is {one / measured['floor']:.2f} × the floor; disk apart: {1000 * waiting:.2f} ms")
-            if title != "RTSTRUCT":
-                (place / "two").mkdir()
-                _, faster, _ = ours(source, place / "two", 2)
-                print(f"{title:14} two processes: {wall / faster:.2f} × as fast as one (wall clock)")
+    found = {"CT 512 × 512": measured("CT 512 × 512", arguments.ct, arguments.files, arguments)}
+    if arguments.rtstruct is not None:
+        found["RTSTRUCT"] = measured("RTSTRUCT", arguments.rtstruct, 10, arguments)
+    arguments.results.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ from privacy.ledger.entries import FIRST, written
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.reading import Fault
 from privacy.ledger.verify import verify
-from simulations.rehearsal import begin, planned, play
+from simulations.rehearsal import DP, begin, planned, play
 
 ROOT = Path(__file__).resolve().parents[1]
-SITE_LEVEL = {"mechanism": "central", "noise_multiplier": 1.0, "delta": 1e-2, "clip": 0.5}
+SECRET_DRAW = {"mechanism": "central", "noise_multiplier": 1.0, "delta": 1e-2, "clip": 0.5, "amplified": True}
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,9 @@ class Honest:
 def honest(folder: Path) -> list[Honest]:
     """Three runs: over, cut short, and of the kind that pays when it joins."""
     made = []
-    kinds: list[tuple[str, bool, dict[str, Any]]] = [("over", True, {}), ("short", False, {}), ("whole", True, {"whole_plan": True})]
-    for name, closed, more in kinds:
-        experiment = planned(3, 6, 2, **({"privacy": SITE_LEVEL} if more else {}))
-        ledgers = begin(experiment, folder / name, **more)
-        rounds = range(0) if more else range(5)
+    for name, closed, privacy in (("over", True, DP), ("short", False, DP), ("whole", True, SECRET_DRAW)):
+        ledgers = begin(planned(3, 6, 2, privacy), folder / name)
+        rounds = range(0) if privacy is SECRET_DRAW else range(5)
         play(ledgers, rounds[:3])
         shutil.copytree(folder / name, folder / f"{name} before")
         play(ledgers, rounds[3:])

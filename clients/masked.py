@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from fedvision.data.site import Site
 from fedvision.errors import AggregationRefused, RunFolderError, UpdateRefused
 from fedvision.sums import Layout, check
 from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
+from privacy.membership import membership_of
 from privacy.secure_aggregation import codec
 from privacy.secure_aggregation.messages import Begin, Refusal, Session, from_bytes, to_bytes
 from privacy.secure_aggregation.primitives import Identity
@@ -41,6 +43,10 @@ def masking_folder(states: Path, site: SiteId) -> Path:
 def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
     """The site's half of the protocol, as its folder left it."""
     settings, folder = bench.experiment.secure_aggregation, masking_folder(states, site)
+    member = membership_of(states, site)
+    if member is not None:  # a real site goes by its own minima where they are the stricter
+        pinned = replace(member.pinned, minimum_cohort=max(member.pinned.minimum_cohort, settings.min_cohort))
+        return SecureSite(site, member.identity, pinned, Files(member.folder / "masking"), max(member.threshold, settings.threshold or 0))
     store = Files(folder, durable=not (folder / SIMULATED).exists())
     identity, roster = store.read("identity"), store.read("roster")
     if identity is None or roster is None:

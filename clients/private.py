@@ -30,9 +30,9 @@ from privacy.attacks.images import pictures_at
 from privacy.budget import RunAccount
 from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
-from privacy.ledger.keys import Keyring
 from privacy.ledger.site import SiteLedger
 from privacy.ledger.terms import Terms
+from privacy.membership import ledger_key
 from privacy.noise import Source, for_simulation_only, secret
 from privacy.plan import Plan, plan_of
 from privacy.site_account import site_account
@@ -73,10 +73,8 @@ def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
     assert bench.protection is not None
     known = bench.ledgers.get(site)
     if known is None or known.run != run:
-        key = Keyring.here().key(run, site)
-        known = bench.ledgers[site] = SiteLedger(
-            bench.states.folder, key, run, site, bench.protection.terms, account_of(run, site, bench).head
-        )
+        key = ledger_key(bench.states.folder, run, site)
+        known = bench.ledgers[site] = SiteLedger.of(bench.states.folder, key, site, account_of(run, site, bench))
     return known
 
 

@@ -69,13 +69,51 @@ def complaints(e: "Experiment") -> Iterator[str]:
             f"engine.site_seconds = {e.engine.site_seconds:g} and engine.name = {e.engine.name} exclude each other: it cannot be left in the middle of "
             "a site; use ray, or set site_seconds to null and wait"
         )
+    yield from _acceptance_complaints(e)
     yield from _fault_complaints(e)
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
+    if e.engine.gpus_per_worker and e.engine.name in {"inline", "vmap"}:
+        yield (
+            f"engine.gpus_per_worker = {e.engine.gpus_per_worker:g} and engine.name = {e.engine.name} exclude each other: its one worker has the "
+            "whole GPU; use ray or flower to share it, or set gpus_per_worker to 0"
+        )
+    if e.engine.gpus_per_worker and e.engine.device == "cpu":
+        yield (
+            f"engine.gpus_per_worker = {e.engine.gpus_per_worker:g} and engine.device = cpu exclude each other: a share of a GPU would lie idle; set "
+            "device to auto or cuda, or gpus_per_worker to 0"
+        )
     if e.engine.name == "vmap":
         yield from _vmap_complaints(e)
     if e.secure_aggregation.enabled:
         yield from _masking_complaints(e)
+
+
+def _acceptance_complaints(e: "Experiment") -> Iterator[str]:
+    """What a round cannot be judged by, and where it cannot be asked again."""
+    a, looks = e.acceptance, e.acceptance.loss_factor is not None or e.acceptance.max_mean_norm is not None
+    if a.loss_factor is not None and (e.evaluation.server is None or not e.evaluation.server.validation):
+        yield (
+            f"acceptance.loss_factor = {a.loss_factor:g} needs data that the coordinator holds out: set evaluation.server.validation, or loss_factor to null"
+        )
+    if looks and e.strategy.name == "fedbuff":
+        yield "acceptance and strategy.name = fedbuff exclude each other: what is rejected would be in updates that are under way; set both limits to null"
+    if a.max_mean_norm is not None and sees_single(e.strategy):
+        yield f"acceptance.max_mean_norm and strategy.name = {e.strategy.name} exclude each other: it makes no mean; set max_mean_norm to null"
+    if a.max_mean_norm is not None and isinstance(e.privacy, Central):
+        yield (
+            "acceptance.max_mean_norm and privacy.mechanism = central exclude each other: it looks at the sum before its noise; use loss_factor, which "
+            "looks at the model after it"
+        )
+    if looks and a.on_rejected == "retry" and e.secure_aggregation.enabled:
+        yield (
+            "acceptance.on_rejected = retry and secure_aggregation.enabled = true exclude each other: a second sum of a round is given for the same "
+            "sites only, and would be the same; use skip or stop"
+        )
+    if looks and a.on_rejected == "retry" and isinstance(e.privacy, Central):
+        yield (
+            "acceptance.on_rejected = retry and privacy.mechanism = central exclude each other: the plan pays for one noisy sum a round; use skip or stop"
+        )
 
 
 def _fault_complaints(e: "Experiment") -> Iterator[str]:
@@ -209,6 +247,12 @@ def _masking_complaints(e: "Experiment") -> Iterator[str]:
 def _privacy_complaints(e: "Experiment") -> Iterator[str]:
     """What cannot be combined with a promise, because it would not be covered by it."""
     p, t, f = e.privacy, e.training, e.federation
+    if p is None and e.conditions.budgets:
+        yield "conditions.budgets and privacy = null exclude each other: nothing is spent; set budgets to {}, or give a privacy block"
+    if isinstance(p, Central) and p.amplified:
+        yield from _amplified_complaints(e)
+    elif f.min_replies == 0:
+        yield "federation.min_replies = 0 is for privacy.amplified = true, where also a round of no sites releases noise; set it to 1 or more"
     if not isinstance(p, DpSgd) and t.batch_size is None:
         yield "training.batch_size = null is for privacy.mechanism = dp_sgd, which samples; give a number"
     if p is None:
@@ -252,4 +296,24 @@ def _privacy_complaints(e: "Experiment") -> Iterator[str]:
         yield (
             f"privacy.simulation_only_seed = {p.simulation_only_seed} and data.dataset = {e.data.dataset} exclude each other: noise that can be "
             "repeated protects nobody's images; set simulation_only_seed to null"
+        )
+
+
+def _amplified_complaints(e: "Experiment") -> Iterator[str]:
+    """What a secret draw of sites cannot be combined with."""
+    f, amplified = e.federation, "privacy.amplified = true"
+    if e.secure_aggregation.enabled:
+        yield (
+            f"{amplified} and secure_aggregation.enabled = true exclude each other: the draw must stay secret, and the sites sign a list of who is in "
+            "the sum; set amplified to false and pay the full price of each round, or enabled to false"
+        )
+    if f.sampling != "poisson":
+        yield (
+            f"{amplified} and federation.sampling = {f.sampling} exclude each other: the price is that of a draw of each site by itself; set sampling to "
+            "poisson and federation.rate to the chance"
+        )
+    if f.min_replies != 0:
+        yield (
+            f"{amplified} and federation.min_replies = {f.min_replies} exclude each other: a minimum, and a further try, would tell of the draw; set "
+            "min_replies to 0: a round of no sites releases noise"
         )

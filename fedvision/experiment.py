@@ -30,7 +30,7 @@ class Federation(Section):
     sampling: Literal["all", "fixed", "poisson"] = Field("all", description="who is asked: every site, a fixed number, or each by chance")
     cohort: Positive | None = Field(None, description="sites asked a round, where sampling = fixed")
     rate: float | None = Field(None, gt=0, le=1, description="chance of each site to be asked, where sampling = poisson")
-    min_replies: Positive = Field(1, description="fewest replies that make a round")
+    min_replies: int = Field(1, ge=0, le=2**31 - 1, description="fewest replies that make a round")
     on_missing: Literal["wait", "retry", "skip", "stop"] = Field(
         "retry",
         description="a round with fewer: wait = ask those missing again, retry = ask a fresh cohort, skip = leave the model as it is, stop",
@@ -39,6 +39,22 @@ class Federation(Section):
     weighting: Literal["examples", "uniform"] = Field("examples", description="weight of a site's update: its number of examples, or 1")
     max_examples: Positive = Field(100_000, description="public maximum of examples at one site, which weights are divided by")
     max_update_norm: float = Field(1e4, gt=0, description="largest L2 norm of one site's update; above it the update is refused")
+
+
+class Acceptance(Section):
+    """When a round is rejected whole: what nobody can see of one site's vector may show in the sum, or in the model that it makes."""
+
+    loss_factor: float | None = Field(
+        None,
+        gt=1,
+        description="largest loss of a new model on the server's validation data, over the lowest so far; above it, rejected; null = not looked at",
+    )
+    max_mean_norm: float | None = Field(
+        None, gt=0, description="largest L2 norm of the sites' mean update; above it the round is rejected; null = not looked at"
+    )
+    on_rejected: Literal["skip", "retry", "stop"] = Field(
+        "skip", description="skip = leave the model as it was and go on, retry = ask a fresh cohort (federation.max_attempts), stop"
+    )
 
 
 Misbehaviour = Literal[
@@ -135,6 +151,7 @@ class Experiment(Section):
     data: Data
     partition: Partition
     federation: Federation
+    acceptance: Acceptance = Field(default_factory=Acceptance)
     conditions: Conditions = Field(default_factory=Conditions)
     strategy: Strategy = Field(default_factory=FedAvg)
     model: Model = Field(default_factory=Model)
@@ -156,6 +173,8 @@ class Experiment(Section):
         if not isinstance(privacy, dict):
             return values
         must: dict[str, dict[str, Any]] = {"federation": {"weighting": "uniform"}, "evaluation": {"sites": "none"}}
+        if privacy.get("amplified") is True:
+            must["federation"]["min_replies"] = 0
         if privacy.get("mechanism") == "dp_sgd":
             must["training"] = {"batch_size": None, "epochs": None}
         given = {key: values.get(key) or {} for key in must}

@@ -126,6 +126,10 @@ class Central(_Promise):
 
     mechanism: Literal["central"] = Field("central", description="dp_sgd, central or local")
     adaptive: Adaptive | None = Field(None, description="follow a quantile of the norms, starting at clip; null = the clip norm is fixed")
+    amplified: bool = Field(
+        False,
+        description="each site is in a round's sum with chance federation.rate, drawn in secret: all train and pay for the whole plan; min_replies = 0",
+    )
     audit: Audit | None = Field(None, description="an attack on the run by canaries of its own, at the coordinator; null = none")
 
 

@@ -345,6 +345,18 @@ class Total:
             raise UpdateRefused("sum_out_of_range", f"{COUNT} sums to {weight}, and each of {count} sites sends 1 or more")
         np.copyto(self.sum, vector)
         self.count = count
+        norm = self.mean_norm()
+        if norm > self.max_norm * (1 + 1e-9):  # a mean of vectors is never longer than the longest; the rest is rounding
+            raise UpdateRefused("sum_out_of_range", f"a mean update of norm {norm:g}, and each site's is {self.max_norm:g} at most")
+
+    def mean_norm(self) -> float:
+        """L2 norm of the sites' mean update."""
+        weight, squares = self.whole(COUNT) / self.layout.divisor, 0.0
+        for f in self.layout.fields:
+            if f.name in UPDATE_FIELDS:
+                part, over = self.sum[self.layout.span(f.name)], self.layout.scale(f.name) * (weight if f.weighted else self.count)
+                squares += sum(sum_of_squares(part[piece] / over) for piece in pieces(len(part), CHUNK))
+        return math.sqrt(squares)
 
     def whole(self, field_name: str) -> int:
         """The sum of a field that is one whole number."""

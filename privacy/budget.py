@@ -26,7 +26,7 @@ from fedvision.errors import AccountExhausted, BudgetExhausted, ConfigError, Led
 from privacy.ledger.chain import Chain, Entry
 from privacy.ledger.figures import Event, rho
 from privacy.ledger.terms import Terms
-from privacy.limits import Limit, Limits
+from privacy.limits import Limit, Limits, Stated
 from privacy.plan import Plan
 
 FILE = "account.jsonl"
@@ -197,18 +197,35 @@ class Budget:
 
 @dataclass
 class RunAccount:
-    """The `privacy.account.Account` of one run at one site: its plan, and the budget of the body of subjects that pays for it."""
+    """The `privacy.account.Account` of one run at one site: its plan, and the budget of the body of subjects that pays for it.
+
+    own: whether the account is for this run alone, as a simulation's is, so that all its limits are the run's.
+    """
 
     budget: Budget
     run: str
     plan: Plan
     terms: Terms
+    own: bool = False
     _open: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def head(self) -> str:
         """What the run's own record is bound to: the hash of the account's entry about this run."""
         return self.budget.runs[self.run].head
+
+    def stated(self) -> Stated | None:
+        """The limit that the run's own record states: of one run, and none of what other runs may have."""
+        limits = self.budget.limits
+        assert limits is not None
+        limit = limits.per_run or (limits.lifetime if self.own else None)
+        try:
+            counted = limits.counted(self.terms.event)
+        except BudgetExhausted:  # nothing will be charged
+            return None
+        if limit is None:
+            return None
+        return Stated(limit.epsilon, limits.delta, counted.noise_multiplier, counted.relation, limit.orders, limit.shares)
 
     def reserve(self, round: int, attempt: int) -> None:
         """Charge one round.  BudgetExhausted, with this run's own remainder and nothing of the account's, where it is not paid for."""

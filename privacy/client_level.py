@@ -6,7 +6,8 @@ Ramaswamy: Differentially Private Learning with Adaptive Clipping, NeurIPS 2021,
     noise on Σ Δ_i: σ_Δ C with σ_Δ = (σ⁻² − (2 σ_b)⁻²)^(−½), so that both releases together cost one Gaussian of σ
 
 Both halves of the protection are here.  n is public: the number of sites that a round asks, whoever answers.  Every asked
-site pays the full price of the round; nobody's absence is a secret, so no amplification by sampling is claimed.
+site pays the full price of the round; nobody's absence is a secret, so no amplification by sampling is claimed, unless the
+sum is over a secret draw (`privacy.amplification`): then every site pays for every round, and n is the expected number drawn.
 """
 
 import dataclasses
@@ -102,12 +103,15 @@ class NoisySum:
 
 
 class CentralNoise:
-    """A strategy of sums that is shown noisy sums.  Its state holds the clip norm beside the strategy's own."""
+    """A strategy of sums that is shown noisy sums.  Its state holds the clip norm beside the strategy's own.
+
+    sites: public number that sums are divided by.  rate: of the draw of sites that the plan is priced by; 1 = none.
+    """
 
     kind: Literal["sum"] = "sum"
 
-    def __init__(self, strategy: Any, spec: Central, sigma: float, sites: float):
-        self.strategy, self.spec, self.sites = strategy, spec, sites
+    def __init__(self, strategy: Any, spec: Central, sigma: float, sites: float, rate: float = 1.0):
+        self.strategy, self.spec, self.sites, self.rate = strategy, spec, sites, rate
         self.deviation = noise_of_updates(sigma, spec.adaptive)
 
     def init(self, model: State) -> Any:
@@ -148,8 +152,10 @@ class CentralNoise:
         """The canaries' scores with this round's release, under the round's own noise."""
         replaced = self.spec.relation == "replace_one"
         places = torch.where(kept["took_part"], clip, -clip if replaced else 0.0).float()
+        if self.rate < 1:  # a canary is drawn as a site is
+            places[torch.from_numpy(source.uniform(len(places)) >= self.rate)] = 0.0
         source.add_gaussian(places, self.deviation * clip)
-        seen = Traces(self.deviation, 1.0, replaced).ratios(places.double().numpy() / clip)
+        seen = Traces(self.deviation, self.rate, replaced).ratios(places.double().numpy() / clip)
         return {"took_part": kept["took_part"], "scores": kept["scores"] + torch.from_numpy(seen)}
 
     def _release(self, sent: Any, clip: float, source: Source) -> NoisySum:

@@ -9,6 +9,7 @@ import typer
 from fedvision.cli import Config, Settings
 from privacy.account_commands import app as accounts
 from privacy.ledger.commands import spent, verify
+from privacy.membership_commands import identities, rosters
 
 if TYPE_CHECKING:
     from fedvision.types import Guarantee
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="What a run promises, what it costs, and whether the promise can be kept.")
 app.add_typer(accounts, name="account")
+app.add_typer(identities, name="identity")
+app.add_typer(rosters, name="roster")
 app.command(epilog="Example: fedvision privacy verify runs/demo-dp --roster roster.json")(verify)
 app.command(epilog="Example: fedvision privacy spent runs/demo-dp")(spent)
 

@@ -24,7 +24,7 @@ how far a unit of its own can move the sum under that noise:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from privacy.ledger.figures import ORDERS, Event, rho
 UNITS = ("example", "subject", "site")  # from the smallest
 AROUND = (0.4, 0.6, 1.0, 1.6)  # orders of a limit, over the one that suits Gaussian noise: sampled sums want smaller ones
 ROUNDING = 1e-9  # relative: a plan that fills a limit exactly goes through
+STATED = 1e-6  # the same where the limit is read from a record, on a machine that may round otherwise
 
 
 def over_rdp(order: float, delta: float) -> float:
@@ -97,6 +98,48 @@ class Limit:
 
     def _rooms(self, delta: float) -> list[float]:
         return [self.epsilon - over_rdp(a, w * delta) for a, w in zip(self.orders, self.shares, strict=True)]
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A limit as a run's own record states it, so that whoever reads that can hold the charges against it.
+
+    noise_multiplier, relation: of the run's event as the account counts it.  delta: the account's.
+    """
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    relation: str
+    orders: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def as_body(self) -> dict[str, Any]:
+        """Its part of a site's first entry."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, body: Any) -> "Stated":
+        """What `as_body` wrote; ValueError where it is none."""
+        names = [f.name for f in fields(cls)]
+        if not isinstance(body, dict) or sorted(body) != sorted(names):
+            raise ValueError(f"a limit has {', '.join(names)}")
+        lists = [body["orders"], body["shares"]]
+        if not all(isinstance(row, list) and row and all(type(x) is float for x in row) for row in lists) or len(lists[0]) != len(lists[1]):
+            raise ValueError("a limit whose orders and shares are no numbers, one for one")
+        found = cls(body["epsilon"], body["delta"], body["noise_multiplier"], body["relation"], *map(tuple, lists))
+        numbers = [found.epsilon, found.delta, found.noise_multiplier]
+        if any(type(n) is not float for n in numbers) or found.relation not in RELATIONS or not 0 < found.delta < 1:
+            raise ValueError("a limit whose numbers are none")
+        if min(found.orders) <= 1 or min(found.shares) <= 0 or sum(found.shares) > 1 + ROUNDING:
+            raise ValueError("a limit whose shares of delta are more than it has")
+        return found
+
+    def charges(self, event: Event) -> int:
+        """How many charges of a run's `event` it holds."""
+        each = rho(replace(event, noise_multiplier=self.noise_multiplier, relation=self.relation), self.orders)
+        rooms = [self.epsilon * (1 + STATED) - over_rdp(a, w * self.delta) for a, w in zip(self.orders, self.shares, strict=True)]
+        return max(int(room // one) if room > 0 else 0 for room, one in zip(rooms, each.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

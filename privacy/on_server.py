@@ -19,7 +19,7 @@ def protected(strategy: Any, experiment: Experiment, plan: Plan | None) -> Any:
     if p is None or plan is None:
         return strategy
     if isinstance(p, Central):
-        strategy = CentralNoise(strategy, p, plan.noise_multiplier, asked(experiment))
+        strategy = CentralNoise(strategy, p, plan.noise_multiplier, asked(experiment), plan.a_round.sampling_rate)
     return Averaged(strategy, p.ema) if p.ema is not None else strategy
 
 
@@ -94,6 +94,11 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
         f"privacy: {plan.guarantee}, {whom[plan.mechanism]}; noise multiplier {plan.noise_multiplier:.4g}, clip norm {p.clip:g}, "
         f"rate {plan.a_round.sampling_rate:g}, {plan.a_round.steps * plan.rounds} steps"
     ]
+    if plan.a_round.sampling_rate < 1 and plan.mechanism == "central":
+        lines.append(
+            f"privacy: a round's sum is over a secret draw, each site with chance {plan.a_round.sampling_rate:g}: every site is asked, trains and has "
+            "paid for the whole plan, and the coordinator alone knows whose updates were in"
+        )
     if plan.mechanism == "dp_sgd":
         each = {"example": "an example", "subject": "a subject"}[plan.guarantee.unit]
         lines.append(

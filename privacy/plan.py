@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd, Local
 from fedvision.types import Guarantee
 from privacy.accountants import GRID, Phase, epsilon
 
@@ -51,7 +51,7 @@ def plan_of(experiment: Experiment) -> Plan:
         raise ConfigError("privacy = null: this config promises nothing; add a privacy block, e.g. that of configs/quickstart_dp.yaml")
     rounds = experiment.federation.rounds
     sampled = isinstance(p, DpSgd)
-    rate, steps = (p.sampling_rate, experiment.training.steps or 1) if isinstance(p, DpSgd) else (1.0, 1)
+    rate, steps = (p.sampling_rate, experiment.training.steps or 1) if isinstance(p, DpSgd) else (site_rate(p, experiment), 1)
     sigma = p.noise_multiplier or calibrate(rate, steps * rounds, p.epsilon or 0.0, p.delta, p.accountant, p.relation)
     a_round = Phase(sigma, rate, steps)
     unit = p.unit if isinstance(p, DpSgd) else "site"
@@ -60,6 +60,12 @@ def plan_of(experiment: Experiment) -> Plan:
     several = _epsilon(a_round, rounds * at, p.delta, p.accountant, p.relation)
     assert sampled or at == 1
     return Plan(p.mechanism, a_round, rounds, one, Guarantee(several, p.delta, unit, p.relation, p.accountant), at)
+
+
+def site_rate(p: Central | Local, experiment: Experiment) -> float:
+    """q of the event that a site pays: below 1 only where the draw is secret and every site pays for every round of the plan."""
+    rate = experiment.federation.rate
+    return rate if isinstance(p, Central) and p.amplified and rate is not None else 1.0
 
 
 @lru_cache(maxsize=4096)

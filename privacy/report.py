@@ -178,7 +178,7 @@ def _promise(read: Read) -> Table:
         ["against whom", AGAINST[plan.mechanism]],
         ["clip norm C", f"{p.clip:g}: no {g.unit} moves a sum by more" + (" (2 C where one is replaced)" if g.relation == "replace_one" else "")],
         ["noise", f"Gaussian, {plan.noise_multiplier:.4g} × C on every number of every sum, fresh each time"],
-        ["sampling", f"each {g.unit} is in a step with chance {phase.sampling_rate:g}" if phase.sampling_rate < 1 else f"every {g.unit} is in every step"],
+        ["sampling", _sampling(read)],
         ["sums released", f"{phase.steps} a round, {phase.steps * plan.rounds} in {plan.rounds} rounds"],
         ["counted by", f"{g.accountant}; in the ledgers also by Rényi divergences (rdp), entry by entry"],
     ]  # fmt: skip
@@ -187,6 +187,13 @@ def _promise(read: Read) -> Table:
         if plan.sites_per_unit > 1:
             rows.append([f"held at {plan.sites_per_unit} sites", str(plan.over_sites)])
     return Table(["what", "value"], rows, numbers=False)
+
+
+def _sampling(read: Read) -> str:
+    unit, rate = read.plan.guarantee.unit, read.plan.a_round.sampling_rate
+    if rate == 1:
+        return f"every {unit} is in every step"
+    return f"each {unit} is in a step with chance {rate:g}" + (", drawn in secret by the coordinator" if unit == "site" else "")
 
 
 def _attackers(read: Read) -> Section:
@@ -212,7 +219,10 @@ def _spent(read: Read) -> Section:
     rows = [_row(read, book) for book in read.books[:MOST_LISTED]]
     head = ["site", "rounds paid", "of", f"ε ({g.accountant})", "ε (rdp)", "of its budget in the run", "of its account"]
     notes = [
-        "Each site charges its own ledger before it computes, and declines what its budget does not hold. A round that failed after it was "
+        "Each site paid for every round of the plan when it joined, at the price of a secret draw, whether it was drawn or not: nothing in this "
+        "folder tells whose updates were in a round's sum, or how many."
+        if read.books and read.books[0].plan["whole_plan"]
+        else "Each site charges its own ledger before it computes, and declines what its budget does not hold. A round that failed after it was "
         "charged stays spent; a round that a site missed costs nothing."
     ]
     if len(read.books) > MOST_LISTED:

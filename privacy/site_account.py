@@ -51,7 +51,7 @@ def site_account(states: Path, site: SiteId, run: str, experiment: Experiment, p
         budget.open(site, simulated(experiment, site, terms, plan))
     budget.read()
     budget.join(run, purpose or "simulation")
-    return RunAccount(budget, run, plan, terms)
+    return RunAccount(budget, run, plan, terms, own=purpose is None)
 
 
 def simulated(experiment: Experiment, site: SiteId, terms: Terms, plan: Plan) -> Limits:

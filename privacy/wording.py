@@ -37,7 +37,7 @@ def uncovered(experiment: Experiment, plan: Plan) -> list[str]:
             "The site itself: its staff, its machines and its copies of the images. The promise begins where something leaves the site."
         )
     if plan.mechanism == "central":
-        said.append("The coordinator, who sees each site's update before the noise" + (", but for secure aggregation, which shows it the sum alone." if experiment.secure_aggregation.enabled else "."))  # fmt: skip
+        said.append("The coordinator, who sees each site's update before the noise" + (" and knows whom it drew: what it keeps until the run is over, outside the run's folder, must stay with it." if plan.a_round.sampling_rate < 1 else ", but for secure aggregation, which shows it the sum alone." if experiment.secure_aggregation.enabled else "."))  # fmt: skip
     said += [
         "Other runs on the same data: each spends anew. A site's own account adds them up and declines what is over its limits; a run's folder "
         "shows this run alone.",

@@ -20,7 +20,7 @@ from fedvision.types import SiteId
 class Progress:
     """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
     best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
-    that did not, and whether the run is over."""
+    that did not, and whether the run is over.  lowest: of the models that were accepted, the lowest loss on held-out data."""
 
     next_round: int = 0
     counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
@@ -28,6 +28,7 @@ class Progress:
     mark: float | None = None
     stale: int = 0
     stopped: bool = False
+    lowest: float | None = None
 
 
 class Checkpoints:

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedvision.algorithms import SHARED_TOO
 from fedvision.data.site import Examples
-from fedvision.errors import UpdateRefused
+from fedvision.errors import ConfigError, UpdateRefused
 from fedvision.evaluation import OverSites, Sums, measure
 from fedvision.experiment import Experiment
 from fedvision.types import Declined, EvaluateRequest, Exchange, Lost, Measured, Reply, SiteId, State
@@ -35,6 +35,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         self._blank = {name: torch.empty_like(tensor, device="meta") for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(self._blank, assign=True)
+        self._judged: tuple[State | None, Sums] = (None, {})  # the model that was judged last, and its sums: not measured twice
 
     def __call__(self, weights: State, round: int, counted: Mapping[SiteId, int]) -> dict[str, Any]:
         """{"server": {"validation", "test"} | None, "sites": what `OverSites` says of the models that the sites use | None,
@@ -44,18 +45,35 @@ class Evaluator:
             figures["shared"] = self._sites(weights, round, {}, "shared test")
         return figures
 
+    def held_out(self, weights: State) -> float:
+        """The loss on the coordinator's validation examples; ConfigError where the task measures none."""
+        if "validation" not in self.own:
+            raise ConfigError("acceptance.loss_factor: evaluation.server.validation is so small a share that it holds no image; raise it")
+        sums = self._measured(weights, ["validation"])["validation"]
+        self._judged = (weights, sums)
+        loss = self.task.metrics(sums).get("loss")
+        if loss is None:
+            raise ConfigError(f"acceptance.loss_factor: task {self.experiment.task} measures no loss; set it to null")
+        return float(loss)
+
     def _server(self, weights: State) -> dict[str, Any] | None:
         if not self.own:
             return None
+        known = {"validation": self._judged[1]} if weights is self._judged[0] else {}
+        sums = known | self._measured(weights, [part for part in self.own if part not in known])
+        self._judged = (None, {})
+        self.last.update({f"server {part}": sums[part] for part in self.own})
+        return {part: self.task.metrics(sums[part]) if sums[part] else None for part in self.own}
+
+    def _measured(self, weights: State, parts: Sequence[str]) -> dict[str, Sums]:
+        """Sums over each of these parts of the coordinator's own examples."""
         self.model.load_state_dict(dict(weights), assign=True)  # measured where they are: no second copy of the model
         self.model.to(self.device)
-        result = {}
-        for part, examples in self.own.items():
-            sums = measure(self.model, self.task, examples, self.experiment.evaluation.batch_size, self.device)
-            self.last[f"server {part}"] = sums
-            result[part] = self.task.metrics(sums) if sums else None
+        found: dict[str, Sums] = {
+            part: measure(self.model, self.task, self.own[part], self.experiment.evaluation.batch_size, self.device) for part in parts
+        }
         self.model.load_state_dict(self._blank, assign=True)
-        return result
+        return found
 
     def _sites(self, weights: State, round: int, counted: Mapping[SiteId, int], kept: str = "sites' test") -> dict[str, Any] | None:
         which = self.experiment.evaluation.sites

@@ -52,15 +52,26 @@ class Past:
 
 
 @dataclass(frozen=True)
+class Charge:
+    """A site's charge for a request of this attempt: entry `number` of its ledger, and that entry's hash."""
+
+    site: str
+    attempt: int
+    number: int
+    hash: str
+
+
+@dataclass(frozen=True)
 class Kept:
     """What the coordinator must not forget.  open: an attempt in which vectors may have been sent, its model and its cohort;
-    pending: that attempt from the moment when its survivors were named."""
+    pending: that attempt from the moment when its survivors were named; charges: what came beside its vectors in a private run."""
 
     past: tuple[Past, ...] = ()
     open: Session | None = None
     model: bytes = b""
     cohort: tuple[str, ...] = ()
     pending: bytes = b""
+    charges: tuple["Charge", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,8 @@ class MaskedSums:
             return
         first = next(iter(requests.values()))
         try:
-            protocol = self._resumed(first) or self._sent(attempt, exchange, requests, replied)
-            self._sum(attempt, exchange, protocol)
+            protocol = self._resumed(first, attempt) or self._sent(attempt, exchange, requests, replied)
+            self._sum(attempt, exchange, protocol, first.attempt)
         except (RoundFailed, AggregationRefused, UpdateRefused) as error:
             log.warning("masked round %d: %s", first.round, error)
             for site in [site for site in requests if attempt.missing.get(site) == "no reply"]:
@@ -188,11 +199,12 @@ class MaskedSums:
 
     # -------------------------------------------------------------------------------------------- from list to sum
 
-    def _sum(self, attempt: "Attempt", exchange: Exchange, protocol: Protocol) -> None:
+    def _sum(self, attempt: "Attempt", exchange: Exchange, protocol: Protocol, number: int) -> None:
         """The survivors' list, their signatures, their shares, and the one sum."""
         survivors = protocol.survivors()
         if not self._kept.pending:
-            self._keep(replace(self._kept, pending=protocol.save()))
+            charges = tuple(Charge(site, number, *attempt.charges[site]) for site in sorted(attempt.charges))
+            self._keep(replace(self._kept, pending=protocol.save(), charges=charges))
         messages: dict[str, list[Message]] = {site: [survivors] for site in survivors.alive}
         self._ask_ahead(messages)
         self._exchange(exchange, protocol.session, messages, [protocol, self._ahead])
@@ -208,14 +220,20 @@ class MaskedSums:
             attempt.missing.pop(site, None)
         self._ended(protocol.outcome())
 
-    def _resumed(self, first: TrainRequest) -> Protocol | None:
-        """The attempt that a restart found with its survivors named: its sum is this round's."""
+    def _resumed(self, first: TrainRequest, attempt: "Attempt") -> Protocol | None:
+        """The attempt that a restart found with its survivors named: its sum is this round's, and what was charged for it is
+        countersigned, unless it was before."""
         kept = self._kept
         if not kept.pending or kept.open is None or kept.open.round != first.round:
             return None
         terms = terms_of(first, self.layout, self.experiment.federation.max_update_norm)
         protocol = Protocol.load(self.roster, kept.pending)
-        return protocol if protocol.begin is not None and protocol.begin.terms == terms else None
+        if protocol.begin is None or protocol.begin.terms != terms:
+            return None
+        for number in sorted({charge.attempt for charge in kept.charges}):
+            assert attempt.ledger is not None
+            attempt.ledger.receive(first.round, number, {c.site: (c.number, c.hash) for c in kept.charges if c.attempt == number})
+        return protocol
 
     def _close(self, exchange: Exchange) -> None:
         """Settle how the attempt that is open has ended: signed, abandoned by enough sites, or still nobody knows."""

@@ -1,7 +1,8 @@
 """The rounds of a run, over any Exchange.  McMahan et al. 2017, algorithm 1, with everything that goes wrong."""
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +12,10 @@ from fedvision.evaluation import criterion
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
 from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
+from privacy.amplification import Draws
 from privacy.averaging import delivered
 from privacy.ledger.coordinator import CoordinatorLedger
+from server.acceptance import Judge
 from server.aggregate import Aggregate, Updates
 from server.asynchronous import Arrivals, collect
 from server.checkpoints import Progress
@@ -21,6 +24,8 @@ from server.masked import MaskedSums
 from server.memory import give_back
 from server.stopping import better, watched
 from server.strategies import Strategy
+
+log = logging.getLogger("fedvision.server")
 
 
 class Recorder(Protocol):
@@ -58,6 +63,8 @@ class Attempt:
     simulated: float | None = None
     ledger: CoordinatorLedger | None = None
     charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
+    drawn: Container[SiteId] | None = None  # whose updates are in the sum; None = all that come
+    aside: Total | None = None  # where the others' go, so that what is done with them is the same
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -120,6 +127,8 @@ class Attempt:
         self.note_charge(reply.site, reply.entry, request)
         if isinstance(self.sink, Updates):
             return self.sink.add(reply.site, reply.vector)
+        if self.aside is not None and self.drawn is not None and reply.site not in self.drawn:
+            return self.aside.add(reply.vector)
         return self.sink.add(reply.vector)
 
     def let_go(self) -> None:
@@ -146,7 +155,8 @@ class Attempt:
 @dataclass(frozen=True)
 class Rounds:
     """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
-    scratch: folder for a round's updates where they are kept one by one; None = the system's."""
+    scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out.
+    draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round."""
 
     experiment: Experiment
     run_id: str
@@ -158,26 +168,32 @@ class Rounds:
     masked: MaskedSums | None = None
     scratch: Path | None = None
     ledger: CoordinatorLedger | None = None
+    judge: Judge = field(default_factory=Judge.of_nothing)
+    draws: Draws | None = None
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
         federation, sites = self.experiment.federation, self.exchange.sites()
+        progress = self.judge.begun(progress, delivered(self.strategy, state))
         for number in range(progress.next_round, progress.next_round if progress.stopped else federation.rounds):
             began, clock, busy = time.perf_counter(), self.exchange.clock(), self.exchange.busy()
-            attempt, attempts = self._attempts(number, state, progress, sites)
-            asked = time.perf_counter()
-            record: dict[str, Any] = {"round": number, "attempt": attempts, "status": "skipped", **attempt.record(), "train": None}
-            if len(attempt.answered) >= federation.min_replies:
+            outcome = self._outcome(number, state, progress, sites)
+            attempt, state, progress, asked = outcome.attempt, outcome.state, outcome.progress, outcome.asked
+            record: dict[str, Any] = {
+                "round": number, "attempt": outcome.attempts, "status": outcome.status, **attempt.record(), "train": outcome.train,
+            }  # fmt: skip
+            if outcome.status == "counted":
                 tells = self.experiment.privacy is None or self.experiment.privacy.mechanism != "central"
-                record |= {"status": "counted", "update_norm": _mean(sorted(attempt.norms)) if tells else None}
-                state, record["train"] = self._apply(state, attempt, len(sites))
+                record["update_norm"] = _mean(sorted(attempt.norms)) if tells else None
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
                     progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
+            if outcome.rejected is not None:
+                record["rejected"] = outcome.rejected
             if isinstance(attempt.sink, Arrivals):
                 record["staleness"] = attempt.sink.staleness()
             folding, timed = attempt.fold_seconds, attempt.simulated
             attempt.let_go()
-            del attempt  # with its sum: two models' worth that the next round will want
+            del attempt, outcome  # with its sum: two models' worth that the next round will want
             give_back(self.layout.size)
             summed = time.perf_counter()
             simulated, working = self.exchange.clock() - clock if timed is None else timed, self.exchange.busy() - busy
@@ -206,10 +222,35 @@ class Rounds:
                 break
         return state
 
-    def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
-        """Ask until there are enough replies, as federation.on_missing says; the attempt, and how many it took."""
+    def _outcome(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> "_Outcome":
+        """A round's replies and what becomes of the state; one that is rejected is asked again where acceptance.on_rejected says so."""
+        begun, federation, how = 1, self.experiment.federation, self.experiment.acceptance.on_rejected
+        while True:
+            attempt, count = self._attempts(number, state, progress, sites, begun)
+            asked = time.perf_counter()
+            if len(attempt.answered) < federation.min_replies:
+                return _Outcome(attempt, count, "skipped", state, progress, asked)
+            why, after, train = self.judge.size(attempt.sink), state, None
+            if why is None:
+                after, train = self._apply(state, attempt, len(sites))
+                progress, why = self.judge.quality(progress, delivered(self.strategy, after))
+            if why is None:
+                return _Outcome(attempt, count, "counted", after, progress, asked, train)
+            log.warning("round %d, attempt %d is rejected: %s", number, count, why)
+            if how == "skip":
+                return _Outcome(attempt, count, "rejected", state, progress, asked, train, why)
+            if how == "stop" or count == federation.max_attempts:
+                raise RoundFailed(
+                    f"round {number} is rejected: {why}; after attempt {count} of at most {federation.max_attempts} the run stops "
+                    f"(acceptance.on_rejected = {how})"
+                )
+            attempt.let_go()
+            begun = count + 1
+
+    def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
+        """Ask until there are enough replies, as federation.on_missing says, from attempt `begun` on; the attempt, and its number."""
         federation = self.experiment.federation
-        attempt = Attempt(self._sink(), ledger=self.ledger)
+        attempt = self._attempt(number, sites)
         if isinstance(attempt.sink, Arrivals):
 
             def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
@@ -217,12 +258,12 @@ class Rounds:
 
             recorder = self.recorder
             return attempt, collect(attempt, number, state, self.experiment, self.exchange, requests, recorder.asked, recorder.replied)
-        for count in range(1, federation.max_attempts + 1):
-            waiting = federation.on_missing == "wait" and count > 1
-            chosen = list(attempt.missing) if waiting else cohort(federation, sites, self.experiment.seed, number, count)
-            if not waiting and count > 1:
+        for count in range(begun, federation.max_attempts + 1):
+            waiting = federation.on_missing == "wait" and count > begun
+            chosen = list(attempt.missing) if waiting else self._chosen(sites, number, count)
+            if not waiting and count > begun:
                 attempt.let_go()
-                attempt = Attempt(self._sink(), ledger=self.ledger)
+                attempt = self._attempt(number, sites)
             asked = self._requests(number, count, state, progress, chosen)
             self.recorder.asked(number, len(asked))
             if self.masked is None:
@@ -240,6 +281,17 @@ class Rounds:
             f"round {number}: {len(attempt.answered)} sites' updates were counted, and federation.min_replies is {federation.min_replies}"
             f"{_why(attempt)}; after attempt {count} of at most {federation.max_attempts} the run stops (federation.on_missing = {federation.on_missing})"
         )
+
+    def _attempt(self, number: int, sites: Sequence[SiteId]) -> Attempt:
+        """An attempt that nothing came back in yet."""
+        if self.draws is None:
+            return Attempt(self._sink(), ledger=self.ledger)
+        aside = Total(self.layout, self.experiment.federation.max_update_norm)
+        return Attempt(self._sink(), ledger=self.ledger, drawn=self.draws.of(number, sites), aside=aside)
+
+    def _chosen(self, sites: Sequence[SiteId], number: int, attempt: int) -> list[SiteId]:
+        """Who is asked."""
+        return list(sites) if self.draws is not None else cohort(self.experiment.federation, sites, self.experiment.seed, number, attempt)
 
     def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
@@ -264,6 +316,20 @@ class Rounds:
         aggregate = Aggregate.of(attempt.sink)
         told = {"loss": aggregate.mean_loss, "examples": aggregate.examples} if aggregate.mean_loss is not None else None
         return self.strategy.apply(state, aggregate, sites), told
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a round came to.  state, progress: with which the run goes on; asked: when the last reply was in; rejected: why."""
+
+    attempt: Attempt
+    attempts: int
+    status: str
+    state: Any
+    progress: Progress
+    asked: float
+    train: dict[str, Any] | None = None
+    rejected: str | None = None
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -24,12 +24,14 @@ from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
 from fedvision.types import Exchange, State
+from privacy.amplification import draws_of
 from privacy.averaging import delivered
 from privacy.check_model import check_experiment
 from privacy.ledger.coordinator import CoordinatorLedger
 from privacy.on_server import Accounted, promise, protected, words
 from privacy.plan import Plan, plan_of
 from privacy.secure_aggregation.roster import Roster
+from server.acceptance import Judge
 from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
@@ -98,7 +100,9 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     masked = None if job.roster is None else MaskedSums(experiment, job.roster, layout, folder.path / "masked.bin")
     every = experiment.evaluation.every
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
-    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger)
+    judge = Judge(experiment.acceptance, evaluate.held_out)
+    draws = draws_of(experiment, job.run_id, job.ledger is not None and job.ledger.asked)
+    rounds = Rounds(experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws)
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 

@@ -4,6 +4,7 @@ All of it is drawn by name, around any exchange, so that the same things go wron
 (`fedvision.pace`).
 """
 
+import difflib
 import os
 import signal
 import time
@@ -22,16 +23,21 @@ from fedvision.sums import COUNT, Layout
 from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SecureReply, SecureRequest, SiteId, TrainRequest
 
 
+def check_names(conditions: Conditions, sites: Sequence[SiteId]) -> None:
+    """ConfigError where the conditions are of a site that there is not, with the nearest that there is."""
+    for key, named in (("misbehaving", conditions.misbehaving), ("budgets", conditions.budgets)):
+        for site in sorted(set(named) - set(sites)):
+            near = difflib.get_close_matches(site, sites, 1, 0.4)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"conditions.{key} names {site!r}, and the sites are {sites[0]} to {sites[-1]}{meant}")
+
+
 class Troubled:
     """`exchange`, under `conditions`."""
 
     def __init__(self, exchange: Exchange, conditions: Conditions, layout: Layout, seed: int):
         self.exchange, self.conditions, self.layout, self.seed = exchange, conditions, layout, seed
         self._clock = 0.0
-        unknown = set(conditions.misbehaving) - set(exchange.sites())
-        if unknown:
-            sites = exchange.sites()
-            raise ConfigError(f"conditions.misbehaving names {sorted(unknown)[0]!r}, and the sites are {sites[0]} to {sites[-1]}")
 
     def sites(self) -> Sequence[SiteId]:
         """The exchange's."""

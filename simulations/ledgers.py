@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedvision.errors import BudgetExhausted
 from fedvision.experiment import Experiment
 from fedvision.tracking.folder import RunFolder
 from fedvision.types import SiteId
+from privacy.budget import RunAccount
 from privacy.ledger.coordinator import CoordinatorLedger
 from privacy.ledger.keys import Keyring
 from privacy.ledger.site import SiteLedger
@@ -28,8 +30,21 @@ class Ledgers:
     def of(self, site: SiteId) -> SiteLedger:
         """A site's chain, as its file has it, bound to the account that pays."""
         c = self.coordinator
-        account = site_account(self.states, site, c.run, self.experiment, plan_of(self.experiment), c.terms)
-        return SiteLedger(self.states, self.keyring.key(c.run, site), c.run, site, c.terms, account.head)
+        return SiteLedger.of(self.states, self.keyring.key(c.run, site), site, self._account(site))
+
+    def pays_at_joining(self, site: SiteId) -> bool:
+        """Whether the site's account holds what is due when it joins: the whole plan, where that is paid at once, reserved when
+        this returns.  A site that cannot pay is in the run all the same, and declines."""
+        if self.coordinator.terms.whole_plan:
+            try:
+                self._account(site).reserve(0, 1)
+            except BudgetExhausted:
+                return False
+        return True
+
+    def _account(self, site: SiteId) -> RunAccount:
+        c = self.coordinator
+        return site_account(self.states, site, c.run, self.experiment, plan_of(self.experiment), c.terms)
 
     def close(self) -> str:
         """Write that the run is over at each site and at the coordinator; the coordinator's head, to be noted elsewhere."""
@@ -39,25 +54,21 @@ class Ledgers:
         return self.coordinator.end({site: self.of(site).end(witness) for site in self.sites})
 
 
-def found_ledgers(
-    folder: RunFolder, states: Path, experiment: Experiment, sites: Sequence[SiteId], whole_plan: bool = False
-) -> Ledgers | None:
+def found_ledgers(folder: RunFolder, states: Path, experiment: Experiment, sites: Sequence[SiteId]) -> Ledgers | None:
     """The ledgers of a run that promises something, begun or taken up again; None where it promises nothing.
-
-    whole_plan: each site pays for the plan when it joins, because nobody may learn when it was drawn.
 
     The roster is written where this user's are kept.  LedgerDamaged or ConfigError where a chain cannot be gone on with.
     """
     if experiment.privacy is None:
         return None
-    terms, keyring = Terms.of(experiment, plan_of(experiment), whole_plan), Keyring.here()
+    terms, keyring = Terms.of(experiment, plan_of(experiment)), Keyring.here()
     roster = keyring.found(folder.run, sites)
     coordinator = CoordinatorLedger(folder.path, keyring.key(folder.run, None), folder.run, roster, terms)
     ledgers = Ledgers(coordinator, keyring, states, sites, experiment)
     heads: dict[str, tuple[int, str]] = {}
     for site in sites:
         chain = ledgers.of(site)
-        chain.join(sync=False)  # the first charge takes it along
+        chain.join(sync=False, pays=ledgers.pays_at_joining(site))  # the first charge takes it along
         heads[site] = (chain.chain.count - 1, chain.chain.head)
     coordinator.found(heads)
     return ledgers

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from fedvision.tracking.environment import differences, environment
 from fedvision.types import SiteId
 from simulations.engines import Setting
 from simulations.ray_cluster import START_SECONDS, Cluster, in_a_line
-from simulations.ray_worker import Job, Ready
+from simulations.ray_worker import Job, Ready, crash_file
 
 DEATHS = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, NodeDiedError, TaskUnschedulableError)
 _LOOK_SECONDS = 2.0  # between two looks at whether a worker is late in coming up
@@ -35,7 +36,8 @@ log = logging.getLogger("fedvision.ray")
 @dataclass(eq=False)
 class Hand:
     """One worker.  coming: what it will answer next on its way to be of use; None once it is.  heard: the last request
-    that it was told; late: until when its process has to be there."""
+    that it was told; late: until when its process has to be there; crash: where it writes
+    what kills it, if its own code does."""
 
     number: int
     actor: Any
@@ -44,6 +46,7 @@ class Hand:
     heard: int = -1
     gone: bool = False
     who: str = "not up yet"
+    crash: Path | None = None
 
 
 class Crew:
@@ -54,11 +57,17 @@ class Crew:
         self.experiment = setting.experiment
         self._job = ray.put(job)
         self._device: str | None = None
-        self._restarts = 0
+        self._restarts = self._unprovoked = 0
         self.vector_bytes = 0
         self.hands = [self._greeted(number, actor) for number, actor in enumerate(cluster.actors)]
         while any(hand.coming is not None for hand in self.hands):
             self.wait([])
+
+    @property
+    def triable(self) -> bool:
+        """Whether a site's work can be done twice, in a fork first: not with a GPU, nor where it appends to its ledger."""
+        e = self.experiment
+        return self._device == "cpu" and e.privacy is None and not e.secure_aggregation.enabled
 
     def able(self) -> list[Hand]:
         """The hands that can be given work."""
@@ -83,10 +92,10 @@ class Crew:
 
     def died(self, hand: Hand, error: RayError, site: SiteId | None = None) -> None:
         """Put another worker in the place of `hand`; EngineError where that has been done too often.
-        site: whose fault it is, where that is known: it does not count then."""
+        site: who may have to answer for it, so that it does not count; `count` is told if not."""
         if hand.gone:
             return
-        what = f"Ray worker {hand.number} ({hand.who}) died: {in_a_line(error)}"
+        what = f"Ray worker {hand.number} ({hand.who}) died: {_crash(hand) or in_a_line(error)}"
         most = self.experiment.engine.max_restarts
         if site is None and self._restarts >= most:
             log.warning(what)
@@ -94,10 +103,19 @@ class Crew:
                 f"{what}; engine.max_restarts = {most} replacements are used up: look whether memory is short (fewer workers, smaller "
                 "training.batch_size), or raise it"
             ) from error
-        self._restarts += site is None
+        self.count(site is None)
         self._replace(hand, what)
-        counted = f"{self._restarts} of at most {most}" if site is None else f"site {site} has done it before"
-        self.setting.say(f"worker {hand.number} ({hand.who}) died and is replaced ({counted}); its sites are asked again")
+        whose = f"{self._restarts} of at most {most}" if site is None else f"it was alone with {site}"
+        self.setting.say(f"worker {hand.number} ({hand.who}) died and is replaced ({whose}); its sites are asked again")
+
+    def count(self, deaths: int) -> None:
+        """Count deaths towards engine.max_restarts."""
+        self._restarts += deaths
+
+    def unprovoked(self) -> int:
+        """How many workers died before they served anybody, since this was last asked."""
+        deaths, self._unprovoked = self._unprovoked, 0
+        return deaths
 
     def hung(self, hand: Hand, sites: Sequence[SiteId]) -> None:
         """End a worker that does not come back from `sites`, and put another in its place."""
@@ -127,12 +145,14 @@ class Crew:
             if "Failed to import" in str(error) or "failed to import" in str(error):
                 raise EngineError(f"fedvision, in this version, is not installed where a Ray worker runs: {in_a_line(error)}") from error
             self.died(hand, error)
+            self._unprovoked += 1
             return
         if hand.late is not None:
             hand.late, hand.coming = None, hand.actor.set_up.remote(self._job)
         else:
             self._check(said)
             hand.who = f"process {said.pid} on node {said.node[:8]}"
+            hand.crash = crash_file(self.setting.states, said.node, said.pid) if said.sees_states else None
             hand.coming = None
 
     def _check(self, ready: Ready) -> None:
@@ -153,6 +173,22 @@ class Crew:
         if ready.environment is not None:
             for difference in differences(environment(self.experiment), ready.environment):
                 self.setting.say(f"note: the bytes may differ from other runs': here and on Ray node {ready.node[:8]}, {difference}")
+
+
+def death(hand: Hand, error: RayError) -> str:
+    """Of what a worker died, as far as that can be known: "crashed", "memory" or "died"."""
+    if _crash(hand) is not None:
+        return "crashed"
+    return "memory" if isinstance(error, OutOfMemoryError) else "died"
+
+
+def _crash(hand: Hand) -> str | None:
+    """What a worker wrote down when its own code killed it; None where something else did, or nobody can know."""
+    try:
+        written = "" if hand.crash is None else hand.crash.read_text(errors="replace")
+    except OSError:
+        return None
+    return written.partition("\n")[0] or None
 
 
 def plain(error: RayTaskError) -> BaseException:

@@ -11,7 +11,7 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,9 +25,9 @@ from fedvision.errors import RunFolderError
 from fedvision.types import Added, EvaluateRequest, Exchange, Lost, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
 from simulations.engines import Setting, added_at_once
 from simulations.ray_cluster import joined
-from simulations.ray_crew import DEATHS, Crew, Hand, plain
+from simulations.ray_crew import DEATHS, Crew, Hand, death, plain
 from simulations.ray_trouble import Trouble, Troublemakers
-from simulations.ray_worker import PROBE, Asked, Job, shared_part, states_of, with_states
+from simulations.ray_worker import CRASHES, PROBE, Asked, Job, shared_part, states_of, with_states
 
 log = logging.getLogger("fedvision.ray")
 T = TypeVar("T")
@@ -51,18 +51,23 @@ def on_ray(setting: Setting) -> Iterator["OnRay"]:
     with joined(setting.experiment.engine) as cluster:
         job = Job(setting.experiment, setting.data.partition, setting.states.resolve(), secrets.token_hex(), _here())
         _write_probe(job)
-        yield OnRay(setting.data, Crew(cluster, setting, job))
+        try:
+            yield OnRay(setting.data, Crew(cluster, setting, job))
+        finally:
+            for file in job.states.glob(CRASHES):
+                file.unlink(missing_ok=True)
 
 
 @dataclass
 class Call:
     """Sites that one worker was asked about in one call.  since: when it began to work on them; None: not yet.  sums: the call
-    asks for the sum of their updates."""
+    asks for the sum of their updates; tried: their work is done twice, first in a process of its own."""
 
     hand: Hand
     asked: Sequence[Asked]
     since: float | None = None
     sums: bool = False
+    tried: bool = False
 
 
 class OnRay:
@@ -73,7 +78,7 @@ class OnRay:
         self._straight = added_at_once(crew.experiment)
         self._worked = 0.0
         self._pace: dict[str, float] = {}  # seconds a site, by the kind of request
-        self._trouble = Troublemakers()
+        self._trouble = {kind: Troublemakers(crew.triable) for kind in KINDS}  # what a site cannot train on it may well measure
         self._said = 0  # requests so far, which are known to the workers by number
         self._states: dict[Any, tuple[list[weakref.ref[Tensor]], Any]] = {}
 
@@ -93,15 +98,16 @@ class OnRay:
         calls: dict[Any, Call] = {}
         held: dict[Hand, list[Asked]] = {}  # whose updates a worker has added up, and not sent
         told: set[SiteId] = set()
-        trouble = self._trouble.begin()
+        trouble = self._trouble[kind].begin()
         for site, why in trouble.out(queue):
             yield Lost(site, base.round, why)
         while queue or calls or held:
-            self._hand_out(message, kind, queue, calls, trouble.suspects)
+            self._hand_out(message, kind, queue, calls, trouble)
             if not queue:  # whoever is through sends its sum while the others still work
                 for hand in held.keys() - {call.hand for call in calls.values()}:
                     calls[hand.actor.subtotal.remote(self._said)] = Call(hand, held.pop(hand), sums=True)
             done = self.crew.wait(calls, self._left(calls))
+            trouble.unprovoked += self.crew.unprovoked()
             if done is None:
                 for call in self._overdue(calls):
                     self.crew.hung(call.hand, [site for site, _ in call.asked])
@@ -113,17 +119,24 @@ class OnRay:
             except RayTaskError as error:
                 raise plain(error) from error
             except DEATHS as error:
-                self.crew.died(call.hand, error, None if call.sums else trouble.known(call.asked))
-                yield from self._again(base, queue, calls, held, call, trouble, "died")
+                how = death(call.hand, error)
+                self.crew.died(call.hand, error, None if call.sums else trouble.telling(call.asked, how))
+                yield from self._again(base, queue, calls, held, call, trouble, how)
                 continue
             del calls[done], done  # with the last reference goes the shared memory, as soon as nobody looks at the vectors
             if isinstance(answers, Subtotal):
                 yield answers
                 continue
+            if isinstance(answers, str):
+                log.warning("site %s, round %d: tried in a process of its own, it died of %s", call.asked[0][0], base.round, answers)
+                queue.extendleft(call.asked)
+                yield from self._lost(base, queue, call.asked, trouble, "fell")
+                continue
+            self.crew.count(trouble.answered([site for site, _ in call.asked]))
             added = {reply.site for reply in answers.replies if isinstance(reply, Added)}
             if added:
                 held.setdefault(call.hand, []).extend(asked for asked in call.asked if asked[0] in added)
-            self._hand_out(message, kind, queue, calls, trouble.suspects)
+            self._hand_out(message, kind, queue, calls, trouble)
             self._worked += answers.seconds
             self._pace[kind] = answers.seconds / len(answers.replies)
             for name, level, text in answers.log:
@@ -150,7 +163,13 @@ class OnRay:
         for reference in [reference for reference, call in calls.items() if call.hand is lost.hand]:
             call = calls.pop(reference)
             queue.extendleft(reversed(call.asked))
-        for site, why in () if lost.sums else trouble.blame(lost.asked, how, queue):
+        trouble.unprovoked += lost.sums
+        if not lost.sums:
+            yield from self._lost(base, queue, lost.asked, trouble, how)
+
+    def _lost(self, base: Request, queue: deque[Asked], asked: Sequence[Asked], trouble: Trouble, how: str) -> Iterator[Lost]:
+        """The sites that are not asked again in this round."""
+        for site, why in trouble.blame(asked, how, queue):
             log.warning("site %s, round %d: %s", site, base.round, why)
             yield Lost(site, base.round, why)
 
@@ -166,7 +185,7 @@ class OnRay:
 
     def _until(self, call: Call) -> float:
         assert call.since is not None and self.crew.experiment.engine.site_seconds is not None
-        return call.since + self.crew.experiment.engine.site_seconds * len(call.asked)
+        return call.since + self.crew.experiment.engine.site_seconds * len(call.asked) * (1 + call.tried)
 
     def _overdue(self, calls: Mapping[Any, Call]) -> list[Call]:
         """The calls that are worked on for too long."""
@@ -177,22 +196,29 @@ class OnRay:
         there = set(ray.wait(list(late), num_returns=len(late), timeout=0)[0]) if late else set()
         return [call for reference, call in late.items() if reference not in there]
 
-    def _hand_out(
-        self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call], alone: Collection[SiteId]
-    ) -> None:
-        """Give every able hand its next sites, up to OPEN_CALLS calls; a site that must be alone gets a call of its own."""
+    def _hand_out(self, message: tuple[Any, ...], kind: str, queue: deque[Asked], calls: dict[Any, Call], trouble: Trouble) -> None:
+        """Give every able hand its next sites, up to OPEN_CALLS calls; a site that must be alone gets a hand for itself."""
         for _ in range(OPEN_CALLS):
             for hand in self.crew.able():
-                if queue and sum(call.hand is hand for call in calls.values()) < OPEN_CALLS:
-                    asked = self._next(queue, self._sites_a_call(kind, len(queue)), alone)
+                mine = [call for call in calls.values() if call.hand is hand]
+                if len(mine) == OPEN_CALLS or any(trouble.alone(call.asked[0][0]) for call in mine):
+                    continue
+                if asked := self._next(queue, self._sites_a_call(kind, len(queue)), trouble, bool(mine)):
                     if hand.heard != self._said:
                         hand.actor.hear.remote(self._said, *message)
                         hand.heard = self._said
-                    calls[hand.actor.answer.remote(self._said, asked)] = Call(hand, asked)
+                    tried = trouble.tried(asked)
+                    work = hand.actor.trial if tried else hand.actor.answer
+                    calls[work.remote(self._said, asked)] = Call(hand, asked, tried=tried)
 
-    def _next(self, queue: deque[Asked], most: int, alone: Collection[SiteId]) -> list[Asked]:
-        asked = [queue.popleft()]
-        while queue and len(asked) < most and not {asked[0][0], queue[0][0]} & set(alone):
+    def _next(self, queue: deque[Asked], most: int, trouble: Trouble, busy: bool) -> list[Asked]:
+        """The next sites for a hand, taken out of the queue; none where each must wait for one that is not busy."""
+        first = next((at for at, (site, _) in enumerate(queue) if not busy or not trouble.alone(site)), None)
+        if first is None:
+            return []
+        asked = [queue[first]]
+        del queue[first]
+        while first == 0 and queue and len(asked) < most and not (trouble.alone(asked[0][0]) or trouble.alone(queue[0][0])):
             asked.append(queue.popleft())
         return asked
 
@@ -230,6 +256,7 @@ class OnRay:
         """Nothing to let go: the workers end with `run_on_ray`."""
 
 
+KINDS = ("train", "evaluate", "masked train", "masked")
 VECTORS = ("train", "masked train")  # kinds of requests whose replies hold a vector
 
 

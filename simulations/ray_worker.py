@@ -1,5 +1,6 @@
 """One Ray worker: a workbench and the data, set up once, answering for whichever sites it is given."""
 
+import faulthandler
 import logging
 import time
 import warnings
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedvision.sums import Total
     from fedvision.types import Reply, Request, SiteId, State, Subtotal
 
+CRASHES = ".crash-*"
 PROBE = ".seen-by-workers"  # file among the sites' states, so that a worker finds out whether its folder is the same one
 Arrays = Mapping[str, "np.ndarray"]
 
@@ -90,10 +92,13 @@ class Worker:
         self._bench = bench = Workbench.set_up(job.experiment, data.shape, data.classes, len(data.sites), job.states)
         bench.straight = added_at_once(job.experiment)
         self._total: Total | None = None
-        node = ray.get_runtime_context().get_node_id()
+        node, sees = ray.get_runtime_context().get_node_id(), _sees(job)
+        if sees:
+            self._crash = crash_file(job.states, node, os.getpid()).open("w")
+            faulthandler.enable(self._crash)
         return Ready(
             node, os.getpid(), bench.layout.size * bench.layout.dtype.itemsize, bench.device.type,
-            sees_states=_sees(job), environment=_environment(job) if node != job.home else None,
+            sees_states=sees, environment=_environment(job) if node != job.home else None,
         )  # fmt: skip
 
     def hear(self, number: int, request: "Request", names: Sequence[str], *states: Arrays) -> None:
@@ -112,16 +117,25 @@ class Worker:
 
     def answer(self, number: int, asked: Sequence[Asked]) -> Answers:
         """The replies of some sites to the request heard last."""
+        began = time.perf_counter()
+        request = self._heard[number]
+        replies = [self._added(self._answer(site, for_site(request, own))) for site, own in asked]
+        return Answers(replies, time.perf_counter() - began, self._log.take())
+
+    def trial(self, number: int, asked: Sequence[Asked]) -> "Answers | str":
+        """`answer`, for one site whose work is tried in a process of its own first; how that died, where it did."""
+        from simulations.ray_trial import fallen
+
+        ((site, own),) = asked
+        died = fallen(lambda: self._answer(site, for_site(self._heard[number], own)))
+        return self.answer(number, asked) if died is None else died
+
+    def _answer(self, site: "SiteId", request: "Request") -> "Reply":
         from clients.answer import answer_for
         from simulations.conditions import suffer
 
-        began = time.perf_counter()
-        request = self._heard[number]
-        replies = []
-        for site, own in asked:
-            suffer(self._bench.experiment.conditions, site, request, self._bench.states.folder)
-            replies.append(self._added(answer_for(for_site(request, own), site, self._data, self._bench)))
-        return Answers(replies, time.perf_counter() - began, self._log.take())
+        suffer(self._bench.experiment.conditions, site, request, self._bench.states.folder)
+        return answer_for(request, site, self._data, self._bench)
 
     def _added(self, reply: "Reply") -> "Reply":
         """What to send for `reply`: an update that is sound stays here, in the sum."""
@@ -236,6 +250,11 @@ def _open(job: Job) -> "Federated":
             f"{job.partition.fingerprint} here; give every node the same files"
         )
     return dealt(job.experiment, dataset, job.partition)
+
+
+def crash_file(states: Path, node: str, process: int) -> Path:
+    """Where a worker's process writes of what signal it dies, where that is one that only its own code raises."""
+    return states / CRASHES.replace("*", f"{node[:8]}-{process}")
 
 
 def _sees(job: Job) -> bool:

@@ -19,19 +19,20 @@ DP = {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-4, "sampling_r
 def planned(sites: int, rounds: int, pld_every: int = 100, privacy: Mapping[str, Any] = DP) -> Experiment:
     """An experiment that promises something; nothing of it is trained."""
     training = {"steps": 1} if privacy["mechanism"] == "dp_sgd" else {"batch_size": 16}
+    federation = {"rounds": rounds} | ({"sampling": "poisson", "rate": 0.5} if privacy.get("amplified") else {})
     values = {
-        "data": {"dataset": "digits"}, "partition": {"scheme": "iid", "sites": sites}, "federation": {"rounds": rounds}, "training": training,
+        "data": {"dataset": "digits"}, "partition": {"scheme": "iid", "sites": sites}, "federation": federation, "training": training,
         "evaluation": {"server": {"test": 0.2}}, "tracking": {"mlflow": None, "report": False}, "privacy": dict(privacy),
         "ledger": {"pld_every": pld_every},
     }  # fmt: skip
     return validate(Experiment, values, "rehearsal")
 
 
-def begin(experiment: Experiment, out: Path, whole_plan: bool = False, name: str = "site-{:03d}") -> Ledgers:
+def begin(experiment: Experiment, out: Path, name: str = "site-{:03d}") -> Ledgers:
     """A run folder at `out` and its ledgers, founded."""
     folder = RunFolder.create(experiment, "simulate", out)
     sites = [SiteId(name.format(number)) for number in range(experiment.partition.sites or 0)]
-    ledgers = found_ledgers(folder, folder.path / "sites", experiment, sites, whole_plan)
+    ledgers = found_ledgers(folder, folder.path / "sites", experiment, sites)
     assert ledgers is not None
     return ledgers
 

@@ -22,10 +22,11 @@ from fedvision.tracking.environment import differences, environment
 from fedvision.tracking.folder import RunFolder, write_atomically
 from fedvision.tracking.progress import Progress
 from fedvision.types import Exchange
+from privacy.amplification import forget
 from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
-from simulations.conditions import Troubled
+from simulations.conditions import Troubled, check_names
 from simulations.engines import ENGINES, Engine, Setting
 from simulations.ledgers import found_ledgers
 from simulations.masked import founded
@@ -74,6 +75,7 @@ def simulate(
             raise
         if ledgers is not None:
             summary["privacy"]["ledger_head"] = head = ledgers.close()
+            forget(folder.run)
             folder.write_summary(summary)
             display.message(f"ledger: head {head}; note it elsewhere, and check the run with: fedvision privacy verify {folder.path}")
     return folder, summary
@@ -107,6 +109,7 @@ def set_up(experiment: Experiment, kind: str, out: Path | None, resume: Path | N
             "without privacy set privacy to null, with training.batch_size and epochs or steps"
         )
     data = open_federated(experiment)
+    check_names(experiment.conditions, data.sites)
     task = task_of(experiment, data.classes)
     model = build(experiment, data.shape, task.outputs)
     check_training(experiment.training, model, task, data.shape)

@@ -46,29 +46,6 @@ def canonical(value):
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def walk(run, file, public, take):  # section 2: `take` each entry that is canonical, signed and in its place
-    key, prev = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)), ZEROS
-    lines = (run / file).read_bytes().splitlines(keepends=True) if (run / file).is_file() else []
-    for number, line in enumerate(lines or [b""]):
-        try:
-            need((found := SHAPE.fullmatch(line)) and len(line) <= (1 << 20) + 1, "missing, torn, or no signed entry")
-            key.verify(bytes.fromhex(found[2].decode()), b"fedvision ledger 1\n" + found[1])
-            body = json.loads(found[1])
-            need(canonical(body) == found[1] and (body["seq"], body["prev"]) == (number, prev), "not canonical, or out of its place")
-            prev = hashlib.sha256(line[:-1]).hexdigest()
-            take(number, prev, body)
-        except (Fault, InvalidSignature, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise Fault(f"{file}, line {number + 1}: {str(error) or 'its signature is wrong'}") from None
-
-
-def root(heads):  # section 4
-    level = [hashlib.sha256(b"\0" + canonical([site, *heads[site]])).digest() for site in sorted(heads)]
-    while len(level) > 1:
-        pairs = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(level) // 2 * 2 :]
-    return level[0].hex() if level else ZEROS
-
-
 def composed(account, sigma, rate, steps):
     noisy = dp_accounting.GaussianDpEvent(sigma)
     return account.compose(noisy if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, noisy), steps)
@@ -99,19 +76,25 @@ class Plan:  # section 3, and the figures of section 5 that follow from it
         self.body, self.numbers, self.rho = body, [body[n] for n in NUMBERS], rho(*(body[n] for n in NUMBERS), tuple(body["orders"]))
         need(min(body["orders"]) > 1 and np.isfinite(self.rho).all() and body["pld"][-1][0] == body["rounds"], "no plan")
         need(near(body["epsilon"], self.epsilon(body["rounds"])), "its epsilon is wrong")
-        for count, figure in body["pld"]:
-            self.check_pld(count, figure)
+        self.most = body["rounds"] if body.get("limit") is None else min(body["rounds"], self.held(body["limit"]))
+        need(all(self.holds(*row) for row in body["pld"]), "its PLD figures are wrong")
+
+    def held(self, limit):  # charges that the site's account lets this run have
+        a, w, delta = np.array(limit["orders"]), np.array(limit["shares"]), limit["delta"]
+        said = limit.keys() == {"delta", "epsilon", "noise_multiplier", "orders", "relation", "shares"} and limit["relation"] in RELATIONS
+        need(said and min(a) > 1 and min(w) > 0 and sum(w) < 1 + 1e-9 and 0 < delta < 1, "it states no limit")
+        room = limit["epsilon"] * (1 + 1e-6) - np.log1p(-1 / a) + np.log(w * delta * a) / (a - 1)
+        return max(0, int((room // rho(limit["noise_multiplier"], *self.numbers[1:3], limit["relation"], tuple(a))).max()))
 
     def epsilon(self, count):
         a, delta = np.array(self.body["orders"]), self.body["delta"]
         return max(0.0, float((count * self.rho + np.log1p(-1 / a) - np.log(delta * a) / (a - 1)).min())) if count else 0.0
 
-    def check_pld(self, count, figure):
+    def holds(self, count, figure):  # a PLD figure, by its own accountant and by the others
         (sigma, rate, steps, relation), rdp = self.numbers, self.epsilon(count)
         numbers = sigma, rate, steps * count, relation, self.body["delta"], relation == "add_remove" and rdp <= 20
         pld, prv = pld_and_prv(*numbers) if count else (0.0, None)
-        need(near(figure, pld), f"pld {figure}, and its events come to {pld:.6g}")
-        need(pld <= 1.001 * rdp + 1e-3 and (prv is None or pld - 1e-3 <= prv <= pld + 0.021), f"accountants disagree: {rdp}, {prv}")
+        return near(figure, pld) and pld <= 1.001 * rdp + 1e-3 and (prv is None or pld - 1e-3 <= prv <= pld + 0.021)
 
 
 class Run:  # a folder's chains, entry by entry: sections 6 to 8
@@ -119,9 +102,29 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
         self.folder, self.roster, self.sites = folder, roster, set(roster["sites"])
         self.plan, self.closed, self.sent, self.receipts, self.heads, self.last, self.hashes = None, False, {}, [], {}, ZEROS, set()
 
+    def walk(self, file, public, take):  # section 2: `take` each entry that is canonical, signed and in its place
+        key, prev, self.own, self.ended = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)), ZEROS, [], False
+        lines = (self.folder / file).read_bytes().splitlines(keepends=True) if (self.folder / file).is_file() else []
+        for number, line in enumerate(lines or [b""]):
+            try:
+                need((found := SHAPE.fullmatch(line)) and len(line) <= (1 << 20) + 1, "missing, torn, or no signed entry")
+                key.verify(bytes.fromhex(found[2].decode()), b"fedvision ledger 1\n" + found[1])
+                body = json.loads(found[1])
+                need(canonical(body) == found[1] and (body["seq"], body["prev"], self.ended) == (number, prev, False), "out of place")
+                self.own.append(prev := hashlib.sha256(line[:-1]).hexdigest())
+                take(number, prev, body)
+            except (Fault, InvalidSignature, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+                raise Fault(f"{file}, line {number + 1}: {str(error) or 'its signature is wrong'}") from None
+        self.hashes.update(self.own)
+
+    def root(self, heads):  # section 4
+        level = [hashlib.sha256(b"\0" + canonical([site, *heads[site]])).digest() for site in sorted(heads)]
+        while len(level) > 1:
+            pairs = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+            level = pairs + level[len(level) // 2 * 2 :]
+        return level[0].hex() if level else ZEROS
+
     def coordinator(self, number, hash, body):
-        need(not self.closed, "it follows the end")
-        self.hashes.add(hash)
         kind, where = body["kind"], (body.get("round"), body.get("attempt"))
         if self.plan is None:
             self.plan = Plan(body, self.roster["run"], self.roster["coordinator"])
@@ -135,20 +138,18 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
             asked = set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
             need(kind in ("joined", "receipts", "end") and names == sorted(set(names)) and set(names) <= asked, "of whom?")
             need(kind == "receipts" or (set(names) == asked and (kind == "end" or not self.heads)), "not of every site once")
-            self.closed = kind == "end"
+            self.closed = self.ended = kind == "end"
             for site, count, head in body["heads"]:
                 need(count + self.closed > self.heads.get(site, [-1])[0], f"site {site} went back")
                 self.heads[site] = [count, head]
                 self.receipts.append((number, kind, where, site, count, head))
-            need(body["root"] == root(self.heads), "another root")
-        self.last = self.last if self.closed else root({**self.heads, "": [number, hash]})
+            need(body["root"] == self.root(self.heads), "another root")
+        self.last = self.last if self.closed else self.root({**self.heads, "": [number, hash]})
 
     def site(self, number, hash, body):
-        need(not self.ended, "it follows the end")
-        self.own.append(hash)
         kind, plan = body["kind"], self.plan
         if number == 0:
-            Plan(body, self.roster["run"], self.roster["sites"][self.name])
+            self.most = Plan(body, self.roster["run"], self.roster["sites"][self.name]).most
             need(body["site"] == self.name and all(body[n] == plan.body[n] for n in AGREED), "not the coordinator's plan")
         elif kind == "charge":
             self.charge(number, body, plan, (body["round"], body["attempt"]))
@@ -157,7 +158,7 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
             self.settled.add(body["charge"])
         else:
             need(kind in ("checkpoint", "end") and body["rounds"] == self.spent, "of no kind, or miscounted")
-            plan.check_pld(self.spent, body["pld"])
+            need(plan.holds(self.spent, body["pld"]), "its PLD figure is wrong")
             self.ended = kind == "end"
             need(not self.ended or (body["witness"] == self.last and near(body["epsilon"], plan.epsilon(self.spent))), "another end")
 
@@ -171,19 +172,18 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
         new = plan.body["rounds"] if whole else int(not (once and where[0] in self.paid))
         self.spent += new
         self.paid.add(where[0])
-        need((body["new"], body["rounds"]) == (new, self.spent) and self.spent <= plan.body["rounds"], "over the budget, or miscounted")
+        need((body["new"], body["rounds"]) == (new, self.spent) and self.spent <= self.most, "over the budget, or miscounted")
         figures, wanted = [*body["rdp"], body["epsilon"]], [*self.spent * plan.rho, plan.epsilon(self.spent)]
         need(len(figures) == len(wanted) and all(map(near, figures, wanted)), "its figures do not follow from its events")
         self.charges[number] = where
 
     def verify(self, head=None):
-        walk(self.folder, "ledger.jsonl", self.roster["coordinator"], self.coordinator)
+        self.walk("ledger.jsonl", self.roster["coordinator"], self.coordinator)
         files = {name: f"sites/{quote(name, safe='')}/ledger.jsonl" for name in sorted(self.sites)}
         need({str(p.relative_to(self.folder)) for p in self.folder.glob("sites/*/ledger.jsonl")} <= {*files.values()}, "sites: a stranger")
         for self.name, file in files.items():
-            self.own, self.charges, self.settled, self.paid, self.spent, self.ended = [], {}, set(), set(), 0, False
-            walk(self.folder, file, self.roster["sites"][self.name], self.site)
-            self.hashes.update(self.own)
+            self.charges, self.settled, self.paid, self.spent = {}, set(), set(), 0
+            self.walk(file, self.roster["sites"][self.name], self.site)
             for number, kind, where, _, count, hash in (row for row in self.receipts if row[3] == self.name):
                 place = {"end": count == len(self.own) - 1, "receipts": self.charges.get(count) == where}.get(kind, True)
                 said = f"ledger.jsonl, line {number + 1}: entry {count} of {self.name} is cut, put back or forked"

@@ -103,7 +103,7 @@ class Progress:
             shown += f"  {len(record['answered'])}/{len(record['asked'])} answered"
         troubles = [f"{len(record[kind])} {kind}" for kind in ("declined", "refused", "missing") if record.get(kind)]
         shown += f" ({', '.join(troubles)})" if troubles else ""
-        return shown + ("  skipped" if record.get("status") == "skipped" else "")
+        return shown + (f"  {record['status']}" if record.get("status") in ("skipped", "rejected") else "")
 
     def _left(self) -> str:
         todo = self._total - self._first - self._finished

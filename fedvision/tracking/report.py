@@ -28,6 +28,7 @@ from fedvision.tracking.figures import (
 )
 from fedvision.tracking.folder import RunFolder, write_atomically
 
+MOST_REJECTED = 10  # rounds whose rejection is told one by one
 ENDINGS = {
     "failed": "This run failed.",
     "interrupted": "This run was interrupted.",
@@ -269,13 +270,13 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         tiles.append({"name": "worst site", "value": number(worst), "note": f"{_words(run.best)}, {site}"})
     if run.kind != "local":
         planned = run.summary.get("rounds_planned")
-        skipped = sum(record.get("status") == "skipped" for record in run.records)
+        skipped, rejected = (sum(record.get("status") == status for record in run.records) for status in ("skipped", "rejected"))
         note = f"of {planned} planned" if planned else ""
         tiles.append(
             {
                 "name": f"{run.step}s",
                 "value": f"{len(run.records):,}",
-                "note": note + (f", {skipped} skipped" if skipped else ""),
+                "note": note + (f", {skipped} skipped" if skipped else "") + (f", {rejected} rejected" if rejected else ""),
             }
         )
     if run.summary.get("seconds") is not None:
@@ -298,6 +299,12 @@ def _notes(run: Run) -> list[str]:
         notes.append(
             f"Skipped for want of replies: round{'s' if len(skipped) > 1 else ''} {_listed(skipped)}. The model was left as it was."
         )
+    rejected = [record for record in run.records if record.get("status") == "rejected"]
+    notes += [
+        f"Round {r['round'] + 1} was rejected whole: {r['rejected']}. The model was left as it was." for r in rejected[:MOST_REJECTED]
+    ]
+    if len(rejected) > MOST_REJECTED:
+        notes.append(f"{len(rejected) - MOST_REJECTED:,} more rounds were rejected whole; why stands in rounds.jsonl.")
     lost = [record["round"] + 1 for record in run.records if (record.get("train") or {"loss": 0}).get("loss") is None]
     if lost:
         notes.append(f"The training loss was not a finite number in round{'s' if len(lost) > 1 else ''} {_listed(lost)}.")

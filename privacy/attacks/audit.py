@@ -143,7 +143,7 @@ def _at_the_coordinator(folder: RunFolder, spec: Central, plan: Plan) -> dict[Si
     if not files:
         return {}
     tensors = load_file(files[-1])
-    traces = Traces(noise_of_updates(plan.noise_multiplier, spec.adaptive), 1.0, spec.relation == "replace_one")
+    traces = Traces(noise_of_updates(plan.noise_multiplier, spec.adaptive), plan.a_round.sampling_rate, spec.relation == "replace_one")
     took_part, scores = (tensors[f"{CANARIES}/{name}"].numpy() for name in ("took_part", "scores"))
     return {COORDINATOR: Shadow(took_part, scores, traces, int(tensors["clip/round"]))}
 

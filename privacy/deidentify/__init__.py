@@ -7,7 +7,7 @@
   what a rule does to a value.
 - cleaner applies the rules at every depth, and writes a new explicit VR little endian header.
 - pseudonyms are patients, UIDs and dates under the site's key.
-- pixels and burned_in look after pixel data and the text in it.
+- pixels and burned_in look after pixel data and the text in it; lettering finds letters in an image.
 - selfcheck, with original, is the independent check before a file gets its name.
 - vault is the site's memory: the state of every input, and identities under encryption.
 - workers are the children with limits of memory and time; run is the parent that counts, names and commits.

@@ -3,29 +3,21 @@
 Objects of the classes at risk, and whatever a header calls derived, secondary or annotated, are looked at in every
 frame; no header switches it off.  First, the regions that an ultrasound calibrates keep their pixels and everything
 around them goes black, and what OCR finds in three frames and in the brightest and darkest of all frames goes too.
-Then every frame is looked at again, at another scale, until nothing more is found.  Works offline: the models are in
-rapidocr's package.
+Then every frame is looked at again, at another scale, until nothing more is found.
 """
 
 import importlib.util
 import sys
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
+from privacy.deidentify.lettering import FIRST_SIDE, SECOND_SIDE, SMALLEST_TEXT, find, marks, reads
 from privacy.deidentify.modules import AT_RISK
 from privacy.deidentify.pixels import Shape
 from privacy.deidentify.reader import DEFLATED, ENCAPSULATED, EXPLICIT, Element, Parsed
 from privacy.deidentify.states import Refused
 
-SMALLEST_TEXT = 16  # pixels; an image with a shorter side holds no line of text
-TILE, OVERLAP = 1280, 160  # pixels; larger images are looked at in parts, so that small letters are not scaled away
-FIRST_SIDE, SECOND_SIDE = 736, 1024  # pixels to which the shorter side is enlarged before detection
 PASSES = 4
-TALL = 0.12  # of the image: a higher box is a letter only if it reads as one
-MARGIN = 4  # pixels around a box
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(slots=True)
@@ -47,8 +39,11 @@ def available() -> bool:
 
 
 def at_risk(parsed: Parsed, name: str) -> bool:
-    """Whether every frame has to be looked at: by class, or because a header says more than "original, primary"."""
-    if name in AT_RISK:
+    """Whether every frame has to be looked at: by class, or because a header says more than "original, primary".
+
+    An enhanced object is a whole series, and has to say that there is no text in it (PS3.3 C.8.15.2, C.8.13.1).
+    """
+    if name in AT_RISK or name.endswith("enhanced"):
         return True
     if name.startswith("RT") or name == "SEG":
         return False
@@ -71,7 +66,8 @@ def look(parsed: Parsed, name: str, element: Element, shape: Shape) -> Looked:
         boxes += _add(mask, frame, seen, FIRST_SIDE)
     for number in range(len(stored)):
         for attempt in range(PASSES + 1):
-            found = _add(mask, blanked(stored[number], mask, seen), seen, SECOND_SIDE if attempt % 2 == 0 else FIRST_SIDE)
+            side = SECOND_SIDE if attempt % 2 == 0 else FIRST_SIDE
+            found = _add(mask, blanked(stored[number], mask, seen), seen, side, keen=attempt == 0)
             boxes += found
             if not found:
                 break
@@ -100,7 +96,7 @@ def sample(parsed: Parsed, element: Element, shape: Shape) -> bool:
     seen = Views(parsed, shape, about)
     for frame in _chosen(stored, np):
         for image in seen.of(frame):
-            if any(_reads(_engine(FIRST_SIDE), image, box, least=3, score=0.8) for box in find(image, FIRST_SIDE)):
+            if any(reads(image, box, least=3, score=0.8) for box in find(image, FIRST_SIDE)):
                 return True
     return False
 
@@ -113,11 +109,11 @@ def _chosen(stored: Any, np: Any) -> list[Any]:
     return [*few, np.max(stored, axis=0), np.min(stored, axis=0)]
 
 
-def _add(mask: Any, frame: Any, seen: "Views", side: int) -> int:
+def _add(mask: Any, frame: Any, seen: "Views", side: int, keen: bool = True) -> int:
     """Find text in a frame and add it to the mask; how many boxes lay, at least in part, outside the mask."""
     new = 0
     for image in seen.of(frame):
-        for left, top, right, bottom in find(image, side):
+        for left, top, right, bottom in find(image, side, keen) + marks(image):
             part = mask[top:bottom, left:right]
             if part.size and part.mean() < 0.98:
                 part[...] = True
@@ -154,7 +150,10 @@ def decoded(parsed: Parsed, element: Element, shape: Shape) -> tuple[Any, dict[s
     arrays = [array for array, _ in frames]
     if len(arrays) != shape.frames or any(array.shape[:2] != (shape.rows, shape.columns) for array in arrays):
         raise Refused("PIXELS_UNREADABLE")
-    return np.stack(arrays), dict(frames[0][1])
+    about = dict(frames[0][1])
+    if about["photometric_interpretation"] == "YBR_FULL_422":  # decoded, every pixel has its own colour
+        about["photometric_interpretation"] = "YBR_FULL"
+    return np.stack(arrays), about
 
 
 def description(parsed: Parsed, element: Element, shape: Shape) -> Any:
@@ -275,75 +274,6 @@ def _palette(parsed: Parsed) -> Any:
     if len(columns) == 3 and len({len(column) for column in columns}) == 1 and any(column.any() for column in columns):
         return np.stack(columns, axis=1)
     return None
-
-
-# --------------------------------------------------------------------------------------------------------------- OCR
-
-
-@cache
-def _engine(side: int) -> Any:
-    """rapidocr with one thread, so that a process is a core."""
-    from rapidocr import RapidOCR
-
-    return RapidOCR(
-        params={
-            "Global.log_level": "critical",
-            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            "Det.limit_side_len": side,
-            "Det.limit_type": "min",
-        }
-    )
-
-
-def find(image: Any, side: int) -> list[Box]:
-    """Boxes around text in an image [rows, columns, 3] uint8, with a margin, clipped to the image."""
-    rows, columns = image.shape[:2]
-    found: list[Box] = []
-    for top in _starts(rows):
-        for left in _starts(columns):
-            tile = image[top : top + TILE, left : left + TILE]
-            found += [(left + a, top + b, left + c, top + d) for a, b, c, d in _in_tile(tile, side)]
-    return [(max(0, a), max(0, b), min(columns, c), min(rows, d)) for a, b, c, d in found]
-
-
-def _starts(length: int) -> list[int]:
-    return [0] if length <= TILE else [*range(0, length - TILE, TILE - OVERLAP), length - TILE]
-
-
-def _enlarged(tile: Any, side: int) -> int:
-    """The side to enlarge to, at most four times what there is: blown up further, noise looks like letters."""
-    return next((size for size in (128, 256, 512) if 4 * min(tile.shape[:2]) <= size), side)
-
-
-def _in_tile(tile: Any, side: int) -> list[Box]:
-    import numpy as np
-
-    if int(tile.max()) - int(tile.min()) < 8:
-        return []
-    engine = _engine(_enlarged(tile, side))
-    boxes = engine(np.ascontiguousarray(tile[..., ::-1]), use_det=True, use_cls=False, use_rec=False).boxes
-    found = []
-    for corners in boxes if boxes is not None else []:
-        left, top = (int(number) for number in corners.min(axis=0))
-        right, bottom = (int(np.ceil(number)) for number in corners.max(axis=0))
-        margin = MARGIN + (bottom - top) // 8
-        box = (left - margin, top - margin, right + margin, bottom + margin)
-        if bottom - top <= TALL * tile.shape[0] or bottom - top <= 48 or _reads(engine, tile, box):
-            found.append(box)
-    return found
-
-
-def _reads(engine: Any, tile: Any, box: Box, least: int = 2, score: float = 0.5) -> bool:
-    """Whether a tall box holds letters: without this, a rib cage is one large character."""
-    import numpy as np
-
-    left, top, right, bottom = box
-    part = np.ascontiguousarray(tile[max(0, top) : bottom, max(0, left) : right, ::-1])
-    read = engine(part, use_det=False, use_cls=False, use_rec=True)
-    text = "".join(read.txts or [])
-    certain = min(read.scores) if getattr(read, "scores", None) else 0.0
-    return sum(letter.isascii() and letter.isalnum() for letter in text) >= least and certain >= score
 
 
 def unchanged_outside(parsed: Parsed, element: Element, shape: Shape, written: bytes, mask: Any) -> bool:

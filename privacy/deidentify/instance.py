@@ -121,7 +121,8 @@ class Deidentifier:
         looked = self._look(parsed, who, element, shape, thoroughly)
         clean = looked.state in ("checked", "blanked")
         codes = [code for code in self.policy.codes if clean or code != CLEAN_PIXELS]
-        burned = b"NO" if clean else b"YES" if parsed.text(0x00280301) == "YES" else b""
+        unsure = parsed.text(0x00280301) == "YES" or who.sop_class.removeprefix(modules.STORAGE) in modules.SAY_BURNED_IN
+        burned = b"NO" if clean else b"YES" if unsure else b""
         elements, counts = cleaner.clean(parsed, context, codes, burned)
         counts["tail"] = int(parsed.tail > 0)
         native = looked.state == "blanked" or parsed.syntax not in ENCAPSULATED

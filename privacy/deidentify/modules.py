@@ -266,6 +266,9 @@ _PROJECTION = [*IMAGE_OBJECT, EXPOSURE, PROJECTION, CONTRAST]
 
 AT_RISK = frozenset(["US", "SC", "XA", "CR", "DX", "MG", "NM"])  # classes whose every frame is looked at for burned-in text
 
+# classes whose objects have to say whether text is burned in (PS3.3 C.8.11.3, C.8.6.3: type 1), after STORAGE
+SAY_BURNED_IN = frozenset(["1.1", "1.1.1", "1.2", "1.2.1", "7.1", "7.2", "7.3", "7.4"])
+
 # SOP class UID (after 1.2.840.10008.5.1.4.1.1.) -> name, modules
 CLASSES: dict[str, tuple[str, list[str]]] = {
     "1": ("CR", _PROJECTION),

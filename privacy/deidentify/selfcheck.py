@@ -7,7 +7,6 @@ pseudonym, UID or date that this module works out again from the original.  Besi
 identifier or UID of four characters or more may stand in what is neither number nor vocabulary, nor in binary tables.
 """
 
-import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
@@ -194,10 +193,8 @@ class _Judge:
         self._times: tuple[set[bytes], set[bytes], set[bytes]] | None = None
 
     def _mac(self, label: str, *parts: bytes) -> bytes:
-        mac = hmac.new(self.expected.key, label.encode(), hashlib.sha256)
-        for part in parts:
-            mac.update(b"\0" + str(len(part)).encode() + b"\0" + part)
-        return mac.digest()
+        counted = [b"\0" + str(len(part)).encode() + b"\0" + part for part in parts]
+        return hmac.digest(self.expected.key, b"".join([label.encode(), *counted]), "sha256")
 
     def _patient(self) -> bytes:
         def tidy(tag: int) -> bytes:

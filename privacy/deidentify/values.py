@@ -41,6 +41,7 @@ _DATE = re.compile(rb"(\d{4})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(rb"(\d\d):?(\d\d)?:?(\d\d)?(?:\.(\d{1,6}))?")
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _ORIENTATION = re.compile(rb"[LRAPHF]{1,3}(?:\\[LRAPHF]{1,3})?|[LRADVCPTM]{1,4}(?:\\[LRADVCPTM]{1,4})?")
+_SPELT = re.compile(rb"(?=.*[A-Za-z]{3})[\x20-\x7e]+\0*", re.S)  # numbers whose bytes are words
 _DEVICE = re.compile(rb"[A-Za-z0-9 ._/+-]{1,64}")
 
 SIZES = {b"US": 2, b"SS": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"AT": 2, b"OW": 2, b"UV": 8, b"SV": 8}
@@ -119,9 +120,15 @@ def age(context: Context, value: bytes) -> bytes | None:
 
 
 def binary(size: int, most: int | None) -> Act:
-    """Numbers of `size` bytes, at most as many as the attribute's multiplicity allows: what is longer could be text."""
+    """Numbers of `size` bytes, at most as many as the attribute's multiplicity allows: what is longer could be text,
+    and so could six bytes and more that are all letters, digits and the like."""
     limit = size * most if most is not None else None
-    return lambda context, value: value if len(value) % size == 0 and (limit is None or len(value) <= limit) else None
+
+    def act(context: Context, value: bytes) -> bytes | None:
+        fits = len(value) % size == 0 and (limit is None or len(value) <= limit)
+        return value if fits and not (len(value) >= 6 and _SPELT.fullmatch(value)) else None
+
+    return act
 
 
 @cache

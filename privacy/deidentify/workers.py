@@ -4,6 +4,7 @@ A child is forked, gets a pipe and the rules, answers one outcome a file, and is
 time or dies. Its standard error is closed: a traceback could hold values.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.connection
@@ -20,8 +21,9 @@ from privacy.deidentify.instance import Outcome
 from privacy.deidentify.states import State
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-BATCH = 8  # files sent to a child at once; more would only delay the order
-AHEAD = 64  # files per child that may be under way or waiting for their turn
+BATCH = 8  # files sent to a child at once
+QUEUE, QUEUE_BYTES = 48, 32_000  # files, and bytes of paths, that lie before a child: work while the parent is at the disk
+AHEAD = 96  # files per child that may be under way or waiting for their turn
 
 Handler = Callable[[bytes, bool], Outcome]
 Task = tuple[int, tuple[bytes, bool], Any]  # (number, what the handler is called with, what the caller wants back)
@@ -109,14 +111,17 @@ class Pool:
                 self._receive()
 
     def _feed(self) -> None:
-        for child in self.children:
-            if not child.busy and self.waiting:
-                child.busy.extend(self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting))))
-                child.since = time.monotonic()
-                try:
-                    child.pipe.send([task[1] for task in child.busy])
-                except OSError:  # it died; `_receive` finds the pipe closed and replaces it
-                    continue
+        """Give work to whoever has least of it, until each has enough."""
+        while self.waiting:
+            child = min(self.children, key=lambda child: len(child.busy))
+            paths = sum(len(task[1][0]) for task in child.busy)
+            if child.busy and (len(child.busy) > QUEUE - BATCH or paths > QUEUE_BYTES):
+                return
+            tasks = [self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting)))]
+            child.since = child.since if child.busy else time.monotonic()
+            child.busy.extend(tasks)
+            with contextlib.suppress(OSError):  # it died; `_receive` finds the pipe closed and replaces it
+                child.pipe.send([task[1] for task in tasks])
 
     def _receive(self) -> None:
         busy = [child for child in self.children if child.busy]

@@ -83,6 +83,11 @@ class CoordinatorLedger:
             if not self._joined:
                 self.chain.append({"kind": "joined", **self._counted(heads)})
 
+    @property
+    def asked(self) -> bool:
+        """Whether a request is in the chain."""
+        return bool(self._sent)
+
     def _counted(self, heads: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
         """Heads to be counted now, and the root with them."""
         after = Heads.of({**self.heads.newest, **heads})

@@ -60,7 +60,7 @@ class Roster:
             raise ConfigError(f"{path}: it cannot be read as a roster; give the file that was written when the run began") from None
         said = value if isinstance(value, dict) else {}
         run, coordinator, sites = said.get("run"), said.get("coordinator"), said.get("sites")
-        if not isinstance(run, str) or not isinstance(sites, dict) or not all(map(_is_key, [coordinator, *sites.values()])):
+        if not isinstance(run, str) or not isinstance(sites, dict) or not all(map(is_key, [coordinator, *sites.values()])):
             raise ConfigError(f'{path}: no roster; it should hold {{"coordinator": KEY, "run": NAME, "sites": {{NAME: KEY}}}}')
         return cls(run, str(coordinator), sites)
 
@@ -86,7 +86,7 @@ class Keyring:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not path.exists():
-                _create(path, os.urandom(32))
+                create_once(path, os.urandom(32))
             secret = path.read_bytes()
         except OSError as error:
             raise ConfigError(
@@ -140,7 +140,7 @@ def not_yours(ledger: Path) -> ConfigError:
     )
 
 
-def _is_key(value: Any) -> bool:
+def is_key(value: Any) -> bool:
     """Whether it is an Ed25519 public key: 64 lower-case hexadecimal digits that `cryptography` takes."""
     if not isinstance(value, str) or not _PUBLIC.match(value):
         return False
@@ -151,7 +151,7 @@ def _is_key(value: Any) -> bool:
     return True
 
 
-def _create(path: Path, content: bytes) -> None:
+def create_once(path: Path, content: bytes) -> None:
     """Make the file, whole, unless another process was first."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

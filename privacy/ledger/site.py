@@ -10,10 +10,10 @@ end          the run is over
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,6 +23,9 @@ from fedvision.errors import BudgetExhausted, LedgerDamaged
 from privacy.ledger.chain import FIRST, Chain, Entry
 from privacy.ledger.keys import begun_by_another, not_yours, public
 from privacy.ledger.terms import Terms, made_with
+
+if TYPE_CHECKING:
+    from privacy.budget import RunAccount
 
 FILE = "ledger.jsonl"
 
@@ -40,11 +43,20 @@ def now() -> int:
 class SiteLedger:
     """The chain of `site` in `run`, and what it adds up to.
 
-    account: head of the site's private account chain, None where it keeps none.
+    account: head of the site's private account chain, None where it keeps none.  limit: what that states of itself here.
     """
 
-    def __init__(self, states: Path, key: Ed25519PrivateKey, run: str, site: str, terms: Terms, account: str | None = None):
-        self.run, self.site, self.terms, self.account = run, site, terms, account
+    def __init__(
+        self,
+        states: Path,
+        key: Ed25519PrivateKey,
+        run: str,
+        site: str,
+        terms: Terms,
+        account: str | None = None,
+        limit: Mapping[str, Any] | None = None,
+    ):
+        self.run, self.site, self.terms, self.account, self.limit = run, site, terms, account, limit
         self.rounds, self.rdp = 0, np.zeros(len(terms.orders))
         self._key = key
         self._charges: dict[str, int] = {}  # entry of the newest charge for a request
@@ -54,6 +66,12 @@ class SiteLedger:
         self._begun: tuple[Any, Any] | None = None  # run and site of the first entry
         self._ended = False
         self.chain = Chain(site_ledger_path(states, site), key, self._take)
+
+    @classmethod
+    def of(cls, states: Path, key: Ed25519PrivateKey, site: str, account: "RunAccount") -> "SiteLedger":
+        """The chain of the run that `account` pays for."""
+        limit = account.stated()
+        return cls(states, key, account.run, site, account.terms, account.head, None if limit is None else limit.as_body())
 
     def _take(self, entry: Entry) -> None:
         body = entry.body
@@ -82,20 +100,20 @@ class SiteLedger:
                 raise not_yours(self.chain.path) from None
             raise
 
-    def join(self, sync: bool = True) -> None:
-        """Write the first entry, and where the plan is paid at joining its charge, unless the site has joined before.
+    def join(self, sync: bool = True, pays: bool = True) -> None:
+        """Write the first entry, and where the plan is paid at joining and the site `pays`, its charge, unless they are there.
         LedgerDamaged where the file is another run's or site's; ConfigError where another user began it."""
         with self._held():
             if self._begun is None:
                 self.chain.append(
                     {
-                        "kind": "plan", "run": self.run, "site": self.site, "key": public(self._key), "account": self.account, "time": now(),
-                        "nonce": os.urandom(16).hex(), **self.terms.registered(), **made_with(),
+                        "kind": "plan", "run": self.run, "site": self.site, "key": public(self._key), "account": self.account,
+                        "limit": self.limit, "time": now(), "nonce": os.urandom(16).hex(), **self.terms.registered(), **made_with(),
                     },
                     sync and not self.terms.whole_plan,
                 )  # fmt: skip
             self._check_own()
-            if self.terms.whole_plan and not self._charges:
+            if self.terms.whole_plan and pays and not self._charges:
                 self._charge("", None, None, "", FIRST, self.terms.event.clip, self.terms.rounds, sync)
 
     def _check_own(self) -> None:
@@ -172,7 +190,7 @@ class SiteLedger:
         """Write that the run is over, with both figures of what was spent, unless that is the last word already; number and hash
         of the chain's last entry.  About a second, for the PLD figure."""
         with self._held():
-            self.join()
+            self.join(pays=False)
             if not self._ended:
                 figures = {"rounds": self.rounds, "epsilon": self.terms.rdp(self.rdp), "pld": self.terms.pld(self.rounds)}
                 self.chain.append({"kind": "end", "witness": witness, **figures})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedvision.experiment import Experiment, keeps_replies
-from fedvision.protections import DpSgd
+from fedvision.protections import Central, DpSgd
 from fedvision.tracking.environment import source_sha256
 from privacy.accountants import epsilon
 from privacy.ledger.entries import canonical
@@ -43,7 +43,7 @@ class Terms:
     config: str
 
     @classmethod
-    def of(cls, experiment: Experiment, plan: Plan, whole_plan: bool = False) -> "Terms":
+    def of(cls, experiment: Experiment, plan: Plan) -> "Terms":
         """The terms of an experiment with a promise."""
         p = experiment.privacy
         assert p is not None
@@ -55,7 +55,8 @@ class Terms:
             g.unit, g.relation, g.delta,
         )  # fmt: skip
         return cls(
-            event, plan.rounds, plan.sites_per_unit, plan.mechanism == "central", not keeps_replies(experiment), whole_plan,
+            event, plan.rounds, plan.sites_per_unit, plan.mechanism == "central", not keeps_replies(experiment),
+            isinstance(p, Central) and p.amplified,
             experiment.ledger.pld_every, config_hash(experiment),
         )  # fmt: skip
 

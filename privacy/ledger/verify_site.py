@@ -14,6 +14,7 @@ from privacy.ledger.reading import Place, lines_of
 from privacy.ledger.registered import AGREED, EVENT, SAME, Registered
 from privacy.ledger.site import FILE
 from privacy.ledger.verify_coordinator import Coordinator
+from privacy.limits import Stated
 
 
 @dataclass
@@ -53,7 +54,7 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
             terms = Registered.of(place)
             for name in AGREED:
                 place.want(name, coordinator.terms.body[name], "the coordinator registered")
-            check = SiteCheck(SiteRecord(site, first=entry.hash), roster.run, terms, coordinator)
+            check = SiteCheck(SiteRecord(site, first=entry.hash), roster.run, terms, coordinator, _limit(place))
         else:
             check.take(place)
         coordinator.hashes.add(entry.hash)
@@ -62,12 +63,24 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
     return check.record
 
 
+def _limit(place: Place) -> Stated | None:
+    """The limit that the site's first entry states; Fault where it is none."""
+    said = place.entry.body.get("limit")
+    if said is None:
+        return None
+    try:
+        return Stated.of(said)
+    except ValueError as error:
+        raise place.fault(f"its limit cannot be read: {error}") from None
+
+
 class SiteCheck:
     """What a site's chain adds up to so far."""
 
-    def __init__(self, record: SiteRecord, run: str, terms: Registered, coordinator: Coordinator):
+    def __init__(self, record: SiteRecord, run: str, terms: Registered, coordinator: Coordinator, limit: Stated | None):
         self.record, self.run, self.terms, self.coordinator = record, run, terms, coordinator
         self.summed = np.zeros(len(self.terms.orders))
+        self.most = self.terms.rounds if limit is None else min(self.terms.rounds, limit.charges(terms.event))
         self.paid: set[int] = set()
         self.settled: set[int] = set()
         free = {"clip"} if self.terms.body["once_a_round"] else set()  # the coordinator's may follow the norms
@@ -104,6 +117,10 @@ class SiteCheck:
         place.want("rounds", record.rounds, "the charges so far are")
         if record.rounds > self.terms.rounds:
             raise place.fault(f"it is charge {record.rounds}, over the budget of the plan, which is {self.terms.rounds}")
+        if record.rounds > self.most:
+            raise place.fault(
+                f"it is charge {record.rounds}, and the limit of the site's account, which its first entry states, holds {self.most}"
+            )
         self.summed = self.summed + new * self.terms.rho
         self._figures(place)
         record.charges[place.entry.number] = (place.entry.hash, body.get("round"), body.get("attempt"))

@@ -64,15 +64,25 @@ def endorse(roster: Roster, authorities: Sequence[Identity]) -> SignedRoster:
     return SignedRoster(roster, tuple(Endorsement(a.public, a.sign(roster.fingerprint)) for a in authorities))
 
 
-def _well_formed(roster: Roster) -> bool:
+def endorsers(signed: SignedRoster) -> set[bytes]:
+    """The roster's own authorities that have signed it."""
+    return _good(signed, signed.roster.authorities)
+
+
+def _good(signed: SignedRoster, authorities: Sequence[bytes]) -> set[bytes]:
+    fingerprint = signed.roster.fingerprint
+    return {e.authority for e in signed.endorsements if e.authority in authorities and verified(e.authority, e.signature, fingerprint)}
+
+
+def well_formed(roster: Roster) -> bool:
+    """Whether its sites are in the order of their names, no name or key is there twice, and its authorities can make the quorum."""
     names, keys = [m.site for m in roster.members], [m.key for m in roster.members]
     distinct = len(set(names)) == len(names) == len(set(keys)) and len(set(roster.authorities)) == len(roster.authorities)
     return distinct and names == sorted(names) and 1 <= roster.quorum <= len(roster.authorities)
 
 
 def _check_signatures(signed: SignedRoster, authorities: Sequence[bytes], quorum: int) -> None:
-    fingerprint = signed.roster.fingerprint
-    good = {e.authority for e in signed.endorsements if e.authority in authorities and verified(e.authority, e.signature, fingerprint)}
+    good = _good(signed, authorities)
     require(
         "roster_signature", len(good) >= quorum,
         f"roster {signed.roster.version} is signed by {len(good)} of the pinned authorities, and {quorum} are needed",
@@ -99,7 +109,7 @@ class Pinned:
     def join(cls, signed: SignedRoster, fingerprint: bytes, minimum_cohort: int, allow_additions: bool = False) -> "Pinned":
         """Pin `signed`, whose fingerprint the site has got by a way that is not the coordinator's."""
         require("roster", signed.roster.fingerprint == fingerprint, "the roster is not the one whose fingerprint was given to this site")
-        require("malformed", _well_formed(signed.roster), "a roster's sites are in the order of their names, with distinct keys")
+        require("malformed", well_formed(signed.roster), "a roster's sites are in the order of their names, with distinct keys")
         _check_signatures(signed, signed.roster.authorities, signed.roster.quorum)
         return cls(signed.roster, minimum_cohort, allow_additions=allow_additions)
 
@@ -119,7 +129,7 @@ class Pinned:
     def adopt(self, signed: SignedRoster) -> None:
         """Go by a newer roster from now on; AggregationRefused by the name of the check that it does not pass."""
         new, old = signed.roster, self._keys
-        require("malformed", _well_formed(new) and new.federation == self.roster.federation, "not a roster of this federation")
+        require("malformed", well_formed(new) and new.federation == self.roster.federation, "not a roster of this federation")
         require("roster_version", new.version > self.roster.version, f"version {new.version}, and {self.roster.version} is in force")
         _check_signatures(signed, self.roster.authorities, self.roster.quorum)
         kept = sum(old.get(member.site) == member.key for member in new.members)

@@ -253,15 +253,22 @@ def test_killed_at_any_moment_what_was_spent_is_never_below_what_was_released(tm
     for number in range(8):
         child = context.Process(target=_release_for_ever, args=(tmp_path, number))
         child.start()
-        time.sleep(0.05 + 0.1 * rng.random())
         assert child.pid is not None
+        before, until = _size(tmp_path / "released"), time.monotonic() + 60
+        while _size(tmp_path / "released") < before + 2 and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.05 * rng.random())
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         budget = Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
         charges = budget.runs["run"].charges if "run" in budget.runs else []
-        released = (tmp_path / "released").stat().st_size if (tmp_path / "released").exists() else 0
+        released = _size(tmp_path / "released")
         assert released <= len(charges) <= released + number + 1
     assert released > 8
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs
@@ -321,9 +328,23 @@ def test_an_account_that_a_site_opened_itself_pays_for_all_its_runs_and_nothing_
             monkeypatch.setattr("privacy.training.Stepper.release", lambda *_: pytest.fail("a step was taken that nobody paid for"))
         replies.append(_asked(experiment, tmp_path / run, run))
     assert [type(reply) for reply in replies] == [ClientUpdate, ClientUpdate, Declined]
+    assert books(tmp_path / "one" / "site-000")[0].plan["limit"] is None  # of its lifetime, the run's record tells nothing
     assert replies[2].code == "budget" and "0 of its 4 rounds were paid" in replies[2].reason
     kept = Budget(tmp_path / "account", tmp_path / "head").read()
     assert [entry["over"] for entry in kept.declined] == ["the limit of its lifetime"]
+
+
+def test_a_runs_record_states_the_limit_of_one_run_as_the_account_counts_it(tmp_path: Path) -> None:
+    experiment = _experiment()
+    limits = Limits(DELTA, "example", "replace_one", Limit.of(40.0, DELTA), Limit.of(20.0, DELTA))
+    Budget(tmp_path / "account", tmp_path / "head").open("patients", limits)
+    pointer = {"account": str(tmp_path / "account"), "head": str(tmp_path / "head"), "purpose": "research"}
+    (tmp_path / "one" / "site-000").mkdir(parents=True)
+    (tmp_path / "one" / "site-000" / "account.json").write_text(json.dumps(pointer))
+    assert isinstance(_asked(experiment, tmp_path / "one", "one"), ClientUpdate)
+    said = books(tmp_path / "one" / "site-000")[0].plan["limit"]
+    assert (said["epsilon"], said["relation"], said["noise_multiplier"]) == (20.0, "replace_one", 2.0)
+    assert said["orders"] == list(Limit.of(20.0, DELTA).orders) and sum(said["shares"]) == pytest.approx(1.0)
 
 
 def test_a_site_whose_account_was_rolled_back_declines(tmp_path: Path) -> None:

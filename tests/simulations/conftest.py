@@ -15,11 +15,11 @@ from simulations.run import simulate
 
 @pytest.fixture(scope="session")
 def a_ray() -> Iterator[Any]:
-    """Ray with room for CPUS workers, whatever the machine has."""
+    """Ray with room for CPUS workers and a GPU to share out, whatever the machine has."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     import ray
 
-    ray.init(address="local", num_cpus=CPUS, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    ray.init(address="local", num_cpus=CPUS, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray
     ray.shutdown()
 

@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from fedvision.errors import ConfigError
 from fedvision.types import SiteId, TrainRequest
 from simulations.engines import inline
 from simulations.ray_exchange import OnRay
-from simulations.ray_trouble import Troublemakers
-from simulations.ray_worker import Own
+from simulations.ray_trial import fallen
+from simulations.ray_trouble import Trouble, Troublemakers
+from simulations.ray_worker import CRASHES, Own
 from simulations.run import simulate
 
 INLINE = {"name": "inline"}
@@ -76,8 +78,8 @@ def test_a_site_that_kills_its_worker_once_moves_no_byte(a_ray: Any, run: Callab
 @pytest.mark.ray
 def test_sites_that_hang_or_kill_their_worker_each_time_are_named_and_the_others_go_on(a_ray: Any, run: Callable[..., Any]) -> None:
     bad = faults(site_001="hang", site_004="die")
-    folder, ended = run("bad", workers(2, site_seconds=3.0, max_restarts=3), **ALL, **bad)
-    hung, died = "it hung: no answer within engine.site_seconds", "its worker died each time"
+    folder, ended = run("bad", workers(2, site_seconds=6.0, max_restarts=3), **ALL, **bad)
+    hung, died = "it hung: no answer within engine.site_seconds", "its process died each time"
     assert [record["missing"] for record in folder.rounds()] == [{"site-001": hung, "site-004": died}] * 2
     _, without = run("without", INLINE, **ALL, **faults(site_001="wrong_shape", site_004="wrong_dtype"))
     assert ended["model_sha256"] == without["model_sha256"], "as if the two had sent what cannot be counted"
@@ -130,34 +132,103 @@ def asked(*sites: str) -> list[Any]:
     return [(SiteId(site), Own()) for site in sites]
 
 
+def blamed(trouble: Trouble, site: str, *ways: str) -> list[tuple[str, str]]:
+    """Who is lost once the site has been alone with workers that went these ways."""
+    queue = deque(asked(site))
+    return [lost for how in ways for lost in trouble.blame(asked(site), how, queue)]
+
+
 def test_of_several_sites_with_a_dead_worker_nobody_is_blamed_but_each_is_asked_alone() -> None:
-    trouble, queue = Troublemakers().begin(), deque(asked("a", "b", "c"))
+    trouble, queue = Troublemakers(triable=False).begin(), deque(asked("a", "b", "c"))
     for _ in range(5):
         assert list(trouble.blame(asked("a", "b"), "died", queue)) == []
-    assert trouble.suspects == {"a", "b"} and len(queue) == 3
+    assert [site for site in "abc" if trouble.alone(SiteId(site))] == ["a", "b"] and len(queue) == 3
 
 
-def test_two_deaths_or_hangs_alone_in_a_round_and_a_site_is_lost() -> None:
-    makers = Troublemakers()
-    trouble, queue = makers.begin(), deque(asked("a", "b"))
-    assert list(trouble.blame(asked("a"), "hung", queue)) == []
-    assert list(trouble.blame(asked("a"), "died", queue)) == [("a", "its worker died each time")]
-    assert list(trouble.blame(asked("b"), "hung", queue)) == []
-    assert list(trouble.blame(asked("b"), "hung", queue)) == [("b", "it hung: no answer within engine.site_seconds")]
-    assert not queue and trouble.known(asked("a")) == "a"
+def test_where_a_sites_work_can_be_tried_no_death_of_its_worker_counts_against_it() -> None:
+    trouble = Troublemakers(triable=True).begin()
+    assert not trouble.tried(asked("a")), "what has done nothing yet is not tried"
+    assert blamed(trouble, "a", *["died"] * 100) == [] and trouble.tried(asked("a"))
+    assert blamed(trouble, "a", "fell") == [] and blamed(trouble, "a", "fell") == [("a", "its process died each time")]
+
+
+def test_two_hangs_crashes_or_trials_that_died_and_a_site_is_lost() -> None:
+    for ways, said in [
+        (("hung", "hung"), "it hung: no answer within engine.site_seconds"),
+        (("hung", "fell"), "its process died each time"),
+        (("fell", "died", "crashed"), "its worker crashed each time"),
+        (("memory", "memory", "memory"), "its worker was ended each time, for the memory that it took"),
+    ]:
+        assert blamed(Troublemakers(triable=True).begin(), "a", *ways[:-1]) == []
+        assert blamed(Troublemakers(triable=True).begin(), "a", *ways) == [("a", said)]
+
+
+def test_where_nothing_can_be_tried_it_takes_three_deaths_and_one_more_for_each_that_was_no_sites() -> None:
+    assert blamed(Troublemakers(triable=False).begin(), "a", "died", "died") == []
+    assert blamed(Troublemakers(triable=False).begin(), "a", "died", "died", "died") == [("a", "its worker died each time")]
+    trouble = Troublemakers(triable=False).begin()
+    blamed(trouble, "b", "died", "died")
+    assert trouble.answered([SiteId("b")]) == 2, "b was innocent, so that two deaths were of something else"
+    trouble.unprovoked += 1  # and a worker died that served nobody
+    assert blamed(trouble, "a", *["died"] * 5) == [] and blamed(trouble, "a", "died") == [("a", "its worker died each time")]
 
 
 def test_a_site_that_was_lost_has_one_chance_a_round_and_after_three_rounds_none() -> None:
-    makers = Troublemakers()
-    first, queue = makers.begin(), deque(asked("a", "b"))
-    for _ in range(2):
-        list(first.blame(asked("a"), "died", queue))
+    makers = Troublemakers(triable=True)
+    blamed(makers.begin(), "a", "fell", "fell")
     for _ in range(2):
         later, queue = makers.begin(), deque(asked("a", "b"))
-        assert later.suspects == {"a"} and list(later.out(queue)) == []
+        assert later.tried(asked("a")) and list(later.out(queue)) == []
         assert list(later.blame(asked("a"), "hung", queue)) == [("a", "it hung: no answer within engine.site_seconds")]
     last, queue = makers.begin(), deque(asked("a", "b"))
     assert list(last.out(queue)) == [("a", "not asked: it took its worker with it in 3 rounds")] and queue == deque(asked("b"))
+
+
+def test_an_answer_takes_one_lost_round_away() -> None:
+    makers = Troublemakers(triable=True)
+    blamed(makers.begin(), "a", "fell", "fell")
+    assert makers.begin().answered([SiteId("a")]) == 0
+    assert not makers.begin().alone(SiteId("a")), "as if it had never been lost"
+
+
+# ------------------------------------------------------------------------------------ a worker killed from outside
+
+
+class Hunted(OnRay):
+    """An exchange on which every worker that is alone with one site is killed from outside while it serves it, so many times."""
+
+    def __init__(self, *parts: Any, times: int):
+        super().__init__(*parts)
+        self.left, self.hit = times, set()
+
+    def _hand_out(self, *parts: Any) -> None:
+        super()._hand_out(*parts)
+        for call in parts[3].values():
+            if self.left and [site for site, _ in call.asked] == ["site-001"] and call.hand not in self.hit:
+                self.hit.add(call.hand)
+                self.left -= 1
+                os.kill(int(call.hand.who.split()[1]), signal.SIGKILL)
+
+
+@pytest.mark.ray
+def test_a_site_whose_workers_are_killed_from_outside_again_and_again_is_not_lost(
+    a_ray: Any, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, loop = run("loop", INLINE, **ALL)
+    monkeypatch.setattr("simulations.ray_exchange.OnRay", partial(Hunted, times=3))
+    folder, disturbed = run("disturbed", workers(2, max_restarts=3), **ALL)
+    assert disturbed["model_sha256"] == loop["model_sha256"] and disturbed["metrics"] == loop["metrics"]
+    assert all(record["missing"] == {} for record in folder.rounds())
+    assert (folder.path / "run.log").read_text().count(" died: ") == 3
+    assert not list((folder.path / "sites").glob(CRASHES)), "what workers write for the case of a crash goes with them"
+
+
+def test_a_trial_says_how_a_process_died_and_leaves_this_one_as_it_was(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    assert fallen(lambda: seen.write_text("done")) is None and seen.read_text() == "done"
+    assert fallen(lambda: os.kill(os.getpid(), signal.SIGKILL)) == "signal SIGKILL"
+    assert fallen(lambda: os._exit(3)) == "exit code 3"
+    assert fallen(lambda: 1 / 0) is None, "an exception is the site's to decline with"
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ def test_one_and_a_half_gpus_are_refused() -> None:
 
 
 @pytest.mark.ray
+def test_two_workers_that_share_a_gpu_end_at_the_bytes_of_a_loop_and_a_third_finds_no_room(a_ray: Any, run: Callable[..., Any]) -> None:
+    """Ray deals out the shares of a GPU that it is told of; where torch finds none, device auto is the CPU."""
+    _, loop = run("loop", {"name": "inline"})
+    _, shared = run("shared", workers(2, gpus_per_worker=0.5))
+    assert shared["model_sha256"] == loop["model_sha256"]
+    with pytest.raises(EngineError, match=r"engine.workers = 3 with one CPU and 0.5 of a GPU each: .* room for 2 such workers"):
+        run("three", workers(3, gpus_per_worker=0.5))
+
+
+@pytest.mark.ray
 def test_more_workers_than_the_cluster_has_are_refused_at_once(a_ray: Any, run: Callable[..., Any]) -> None:
     with pytest.raises(EngineError, match=rf"engine.workers = {CPUS + 1} with one CPU each: Ray has {CPUS} CPUs"):
         run("many", workers(CPUS + 1))

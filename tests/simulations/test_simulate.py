@@ -135,6 +135,21 @@ def test_a_misbehaving_site_that_does_not_exist_is_a_mistake_in_the_config(tmp_p
         run(tmp_path / "a", conditions={"misbehaving": {"site-9": "nan"}})
 
 
+def test_a_budget_of_a_site_that_does_not_exist_is_a_mistake_that_names_the_nearest(tmp_path: Path) -> None:
+    private = {"mechanism": "local", "epsilon": 100.0, "delta": 1e-3}
+    federation = {"weighting": "uniform", "min_replies": 1}
+    with pytest.raises(ConfigError, match=r"conditions.budgets names 'site_002', .*; did you mean 'site-002'\?"):
+        run(
+            tmp_path / "a",
+            conditions={"budgets": {"site_002": 1.0}},
+            privacy=private,
+            federation=federation,
+            evaluation={"sites": "none", "server": {}},
+        )
+    with pytest.raises(ConfigError, match=r"conditions.budgets and privacy = null exclude each other"):
+        run(tmp_path / "b", conditions={"budgets": {"site-002": 1.0}})
+
+
 def test_an_out_folder_that_is_in_use_is_refused_before_anything_trains(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("precious")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedvision.errors import ConfigError, FedvisionError, RunFolderError
@@ -141,8 +142,9 @@ sweep(Path({str(config)!r}), {OVER!r}, seeds=2, settings={settings!r}, out=Path(
         until = time.monotonic() + 60
         while not list((tmp_path / "out").glob("runs/*/rounds.jsonl")) and time.monotonic() < until:
             time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
-    time.sleep(0.5)  # its workers see that it is gone
+    assert psutil.wait_procs(workers, timeout=60)[1] == [], "its workers see that it is gone"
     begun = Sweep.open(tmp_path / "out")
     before = [outcome.status for outcome in outcomes(begun)]
     assert before.count("completed") < 4

@@ -45,6 +45,13 @@ def image(pixels: np.ndarray, sop_class: bytes = US, **more) -> bytes:
     return file(elements | more.get("elements", {}))
 
 
+def encapsulated(source: bytes, fragment: bytes) -> bytes:
+    """The file with `fragment` as JPEG baseline pixel data instead of its own."""
+    items = b"\xfe\xff\0\xe0\0\0\0\0" + b"\xfe\xff\0\xe0" + len(fragment).to_bytes(4, "little") + fragment + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    source = source[: source.index(b"\xe0\x7f\x10\0OB")] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + items
+    return source.replace(b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x16\x001.2.840.10008.1.2.4.50", 1)
+
+
 def clean(bench, source: bytes, **policy):
     outcome, out = bench(options=["113101", "113107"], **policy).run(source)
     return outcome, pydicom.dcmread(io.BytesIO(out)) if out else None
@@ -114,6 +121,38 @@ def test_a_ct_series_whose_sampled_image_holds_text_is_looked_at_whole(tmp_path)
 
 
 @needs_ocr
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_text_that_stands_on_its_end_or_on_its_head_is_blanked(bench, turns):
+    picture = np.rot90(written("SMITH JANE 1951"), turns)
+    sizes = {0x00280010: ("US", picture.shape[0].to_bytes(2, "little")), 0x00280011: ("US", picture.shape[1].to_bytes(2, "little"))}
+    outcome, found = clean(bench, image(np.ascontiguousarray(picture), elements=sizes))
+    assert outcome.row["pixels"] == "blanked" and found.pixel_array.max() < 120
+
+
+@needs_ocr
+def test_colours_that_were_halved_for_jpeg_are_written_whole(bench):
+    buffer = io.BytesIO()
+    Image.fromarray(written(grey=False)).save(buffer, "JPEG", quality=95, subsampling=1)
+    jpeg = buffer.getvalue() + b"\0" * (len(buffer.getvalue()) % 2)
+    outcome, found = clean(bench, encapsulated(image(written(grey=False), elements={0x00280004: ("CS", b"YBR_FULL_422")}), jpeg))
+    assert outcome.row["pixels"] == "blanked" and found.PhotometricInterpretation == "YBR_FULL"
+    assert found.pixel_array.shape == (ROWS, COLUMNS, 3) and found.pixel_array[..., 0].max() < 130
+
+
+@needs_ocr
+def test_every_frame_of_an_enhanced_object_is_looked_at_and_it_says_so(bench):
+    enhanced = {0x00080016: ("UI", b"1.2.840.10008.5.1.4.1.1.2.1")}
+    outcome, found = clean(bench, image(np.stack([written("")] * 3).astype(np.uint16), elements=enhanced))
+    assert outcome.row["pixels"] == "checked" and found.BurnedInAnnotation == "NO" and "113101" in outcome.row["codes"]
+
+
+def test_a_class_that_has_to_say_whether_it_holds_text_says_so_where_nobody_looked(bench):
+    for sop_class, said in ((b"1.2.840.10008.5.1.4.1.1.7.2", "YES"), (b"1.2.840.10008.5.1.4.1.1.1.1", "YES"), (CT, None)):
+        _, out = bench(options=["113107"]).run(image(written(""), sop_class))
+        assert pydicom.dcmread(io.BytesIO(out)).get("BurnedInAnnotation") == said
+
+
+@needs_ocr
 def test_a_plain_ct_series_is_sampled_and_claims_nothing(bench):
     elements = {0x00200013: ("IS", b"5")}
     outcome, found = clean(bench, image(written("").astype(np.uint16), CT, elements=elements))
@@ -124,13 +163,7 @@ def test_a_plain_ct_series_is_sampled_and_claims_nothing(bench):
 def test_pixels_at_risk_that_do_not_decode_are_held_back(bench, monkeypatch):
     if not burned_in.available():
         pytest.skip("rapidocr is not installed")
-    fragments = b"\xfe\xff\0\xe0\0\0\0\0" + b"\xfe\xff\0\xe0\x08\0\0\0no jpeg!" + b"\xfe\xff\xdd\xe0\0\0\0\0"
-    source = image(written(""))
-    at = source.index(b"\xe0\x7f\x10\0OB")
-    source = source[:at] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + fragments
-    source = source.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4.50", 1)
-    source = source.replace(b"UI\x14\x001.2.840.10008.1.2.4.50", b"UI\x16\x001.2.840.10008.1.2.4.50")
-    assert clean(bench, source)[0].code == "PIXELS_UNREADABLE"
+    assert clean(bench, encapsulated(image(written("")), b"no jpeg!"))[0].code == "PIXELS_UNREADABLE"
 
 
 def test_without_ocr_what_can_hold_text_is_held_back(bench, monkeypatch):
@@ -143,11 +176,7 @@ def test_what_a_compressed_stream_says_beside_the_image_goes(bench):
     buffer = io.BytesIO()
     Image.fromarray(written("")).save(buffer, "JPEG", comment=b"SMITH^JANE 1951-08-29")
     jpeg = buffer.getvalue() + b"\0" * (len(buffer.getvalue()) % 2)
-    fragments = b"\xfe\xff\0\xe0\0\0\0\0" + b"\xfe\xff\0\xe0" + len(jpeg).to_bytes(4, "little") + jpeg + b"\xfe\xff\xdd\xe0\0\0\0\0"
-    source = image(written(""))
-    at = source.index(b"\xe0\x7f\x10\0OB")
-    source = source[:at] + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + fragments
-    source = source.replace(b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x16\x001.2.840.10008.1.2.4.50", 1)
+    source = encapsulated(image(written("")), jpeg)
     outcome, out = bench().run(source)
     before = pydicom.dcmread(io.BytesIO(source), force=True)
     assert outcome.state == "deidentified" and b"SMITH" not in out, outcome.note

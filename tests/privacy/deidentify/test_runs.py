@@ -164,7 +164,9 @@ def test_when_the_parent_is_killed_its_children_end_too(place, tmp_path):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    time.sleep(0.3)
+    until = time.monotonic() + 30
+    while any(map(_alive, children)) and time.monotonic() < until:
+        time.sleep(0.02)
     assert len(children) == 2 and not [child for child in children if _alive(child)]
 
 

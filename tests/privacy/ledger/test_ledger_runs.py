@@ -16,13 +16,14 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, RunFolderError, UpdateRefused
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
-from fedvision.types import ClientUpdate, Declined, Reply, Request, SiteId, TrainRequest
+from fedvision.types import ClientUpdate, Declined, Reply, Request, SecureRequest, SiteId, TrainRequest
 from privacy.ledger.entries import FIRST
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.site import SiteLedger
 from privacy.ledger.terms import Terms
 from privacy.ledger.verify import Verdict
 from privacy.plan import plan_of
+from privacy.secure_aggregation.messages import Proof, Survivors, from_bytes
 from simulations.inline import Inline
 from simulations.ledgers import Ledgers
 from simulations.rehearsal import DP, asked, begin, planned, play
@@ -30,6 +31,7 @@ from simulations.run import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # Opacus', at the edge of its grid
 SITE_LEVEL = {"noise_multiplier": 1.0, "delta": 1e-2, "clip": 0.5}
+SECRET_DRAW = SITE_LEVEL | {"mechanism": "central", "amplified": True}
 MASKED = {
     "partition": {"scheme": "iid", "sites": 4}, "federation": {"rounds": 3, "min_replies": 3}, "encoding": {"bits": 32},
     "secure_aggregation": {"enabled": True, "planned_dropouts": 1},
@@ -147,6 +149,27 @@ def test_killed_after_half_of_the_replies_no_site_is_charged_twice(privacy: dict
     assert sent == [(0, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.parametrize("kind", [Survivors, Proof], ids=lambda kind: kind.__name__)
+def test_a_masked_round_that_is_taken_up_after_its_survivors_were_named_countersigns_its_charges(kind: type, tmp_path: Path) -> None:
+    class Dies(Inline):
+        def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+            some = next(iter(requests.values()))
+            if isinstance(some, SecureRequest) and some.round == 1 and isinstance(from_bytes(some.messages[0]), kind):
+                raise _Killed
+            yield from super().ask(requests)
+
+    def engine(setting: Any, conduct: Any) -> Any:
+        bench = Workbench.set_up(setting.experiment, setting.data.shape, setting.data.classes, len(setting.data.sites), setting.states)
+        return conduct(Dies(setting.data, bench))
+
+    config = experiment(DP, **MASKED)
+    with pytest.raises(_Killed):
+        simulate(config, tmp_path / "run", None, quiet=True, engine=engine)
+    run, _ = simulate(config, None, tmp_path / "run", quiet=True)
+    found = checked(run.path)
+    assert found.closed and not found.notes and [(site.rounds, site.received) for site in found.sites] == [(3, 3)] * 4
+
+
 def test_a_request_that_was_sent_is_repeated_as_it_was_or_not_at_all(tmp_path: Path) -> None:
     ledgers = begin(planned(2, 4), tmp_path / "run")
     first = ledgers.coordinator.request(asked(ledgers, 0), ledgers.sites)
@@ -259,7 +282,7 @@ def test_a_run_is_gone_on_with_by_the_keys_that_began_it(tmp_path: Path, monkeyp
 
 
 def test_a_site_that_died_while_it_joined_pays_for_the_whole_plan_when_it_goes_on(tmp_path: Path) -> None:
-    ledgers = begin(planned(2, 4, privacy=SITE_LEVEL | {"mechanism": "central"}), tmp_path / "run", whole_plan=True)
+    ledgers = begin(planned(2, 4, privacy=SECRET_DRAW), tmp_path / "run")
     path = ledgers.of(ledgers.sites[0]).chain.path
     path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     again = ledgers.of(ledgers.sites[0])
@@ -273,10 +296,10 @@ def test_a_site_that_died_while_it_joined_pays_for_the_whole_plan_when_it_goes_o
 
 def test_under_a_plan_paid_at_joining_nothing_that_is_written_later_tells_who_was_drawn(tmp_path: Path) -> None:
     """Two runs of four rounds in which other sites are drawn: but for their names, keys and times, the folders are the same."""
-    config = planned(3, 4, privacy=SITE_LEVEL | {"mechanism": "central"})
+    config = planned(3, 4, privacy=SECRET_DRAW)
     told = []
     for name, drawn in (("one", [[0], [1], [2], [0]]), ("other", [[0, 1, 2], [], [], [1]])):
-        ledgers = begin(config, tmp_path / name, whole_plan=True)
+        ledgers = begin(config, tmp_path / name)
         for number, chosen in enumerate(drawn):
             request = asked(ledgers, number)
             witness = ledgers.coordinator.request(request, [ledgers.sites[i] for i in chosen])

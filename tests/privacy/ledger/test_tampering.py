@@ -12,10 +12,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ledger_tampering import judged, last, relined, resealed
 
-from privacy.ledger.figures import rdp_epsilon
+from fedvision.experiment import Conditions
+from privacy.ledger.figures import Event, rdp_epsilon
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.reading import Fault
 from privacy.ledger.verify import Verdict
+from privacy.limits import Limit, over_rdp
 from simulations.rehearsal import begin, planned, play
 
 SITE = "sites/site-001/ledger.jsonl"
@@ -273,6 +275,30 @@ def test_more_charges_than_the_plan_holds_are_found(run: Run) -> None:
 
     resealed(run.site, run.key(), over)
     run.fault("it is charge 7, over the budget of the plan, which is 6")
+
+
+def test_more_charges_than_the_sites_own_account_holds_are_found(tmp_path: Path) -> None:
+    """The site signs them all the same: it states what its account gives a run, and spends more."""
+    config = planned(2, 5)
+    plan = Limit.filled_by(Event("dp_sgd", 1.0, 1.0, 0.1, 1, 20.0, "poisson", "example", "add_remove", 1e-4), 5, 1e-4)
+    held = over_rdp(plan.orders[0], 1e-4) + (plan.epsilon - over_rdp(plan.orders[0], 1e-4)) * 3 / 5  # what three of five charges take
+    ledgers = begin(config.model_copy(update={"conditions": Conditions(budgets={"site-001": held})}), tmp_path / "run")
+    play(ledgers, range(3))
+    assert not judged(tmp_path / "run", ledgers.coordinator.roster).closed
+    play(ledgers, range(3, 5))
+    with pytest.raises(Fault, match="it is charge 4, and the limit of the site's account, which its first entry states, holds 3") as caught:
+        judged(tmp_path / "run", ledgers.coordinator.roster)
+    assert (caught.value.file, caught.value.line) == (SITE, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epsilon", "much"), ("shares", [2.0]), ("orders", [1.0]), ("relation", "none"), ("more", 1.0)],
+    ids=lambda v: str(v),
+)
+def test_a_limit_that_is_none_is_found(run: Run, name: str, value: object) -> None:
+    resealed(run.site, run.key(), lambda bodies: bodies[0]["limit"].update({name: value}))
+    run.fault("its limit cannot be read")
 
 
 def test_an_entry_that_only_the_coordinator_has_is_found(tmp_path: Path) -> None:
