@@ -201,3 +201,20 @@ def test_the_pictures_of_an_image_show_what_was_missed_and_what_was_wrongly_said
     assert shown(MISSED) and shown(WRONG)
     panels = task.panels(image, torch.tensor([right, [1.0, 36, 36, 52, 52]]).numpy(), outputs)
     assert not shown(MISSED) and not shown(WRONG)
+
+
+def test_detr_learns_sixteen_images_by_heart() -> None:
+    from rectangles import rectangles
+
+    data = rectangles(16)
+    x, y = torch.from_numpy(data.images).float() / 127.5 - 1, torch.from_numpy(data.targets)
+    model, task = made("detr", classes=2)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (200 - step) / 80)
+        optimizer.zero_grad()
+        task.loss(model(x), y).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        assert task.metrics(task.sums(model(x), y))["ap50"] > 0.9
