@@ -23,6 +23,7 @@ from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.learning import Training
 from fedvision.seeds import stream
+from fedvision.tasks.coupled import losses_of
 
 if TYPE_CHECKING:
     from clients.workbench import Workbench
@@ -105,12 +106,17 @@ class Recipe:
         inputs = batch.inputs if mixed is None else mixed.inputs
         others = None if mixed is None else batch.targets[mixed.partner.to(self.device)]
         mean = torch.zeros((), device=self.device)
+        coupled = getattr(self.task, "coupled", "")
         pieces = min(training.accumulate, n if self.lonely else max(1, n // 2))  # none of one example where BatchNorm needs two
         for piece in range(pieces):
             at = slice(n * piece // pieces, n * (piece + 1) // pieces)
             with torch.autocast(self.device.type, _DTYPES.get(training.precision), enabled=training.precision != "fp32"):
-                outputs = model(inputs[at])
-            loss = _mixture(loss_of, outputs.float(), batch.targets[at], None if others is None else others[at], mixed).sum() / n
+                outputs = None if coupled else model(inputs[at])
+            if outputs is None:
+                losses = losses_of(self.task, model, inputs[at], batch.targets[at])
+            else:
+                losses = _mixture(loss_of, outputs.float(), batch.targets[at], None if others is None else others[at], mixed)
+            loss = losses.sum() / n
             scaler.scale(loss).backward()
             mean += loss.detach()
         return mean

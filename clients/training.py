@@ -11,6 +11,7 @@ from fedvision.data.site import Examples
 from fedvision.descent import Optimizer, Sgd
 from fedvision.learning import Training
 from fedvision.seeds import named
+from fedvision.tasks.coupled import losses_of
 
 Correct = Callable[[], None]  # changes the gradients in place, between backward and step
 
@@ -63,7 +64,7 @@ def train(
     shares: dict[int, Tensor] = {}  # 1/B for each of B examples: the gradient of their mean
     for positions in order:
         batch = examples.batch(positions)
-        losses = task.loss(model(batch.inputs.to(device)), batch.targets.to(device))
+        losses = losses_of(task, model, batch.inputs.to(device), batch.targets.to(device))
         share = shares.get(len(losses))
         if share is None:
             share = shares[len(losses)] = torch.full_like(losses, 1 / len(losses))

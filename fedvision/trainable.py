@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from fedvision.holdings import ImageFolder
 from fedvision.learning import METRICS, Training
-from fedvision.models import DENSE, OURS
+from fedvision.models import COUPLED, DENSE, OURS
 from fedvision.protections import DpSgd
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
             if getattr(t, key) != getattr(PLAIN, key):
                 yield f"training.{key} = {getattr(t, key)} and task = detection exclude each other: a detector has a loss of its own; leave {key} out"
+    yield from _coupled_complaints(e)
     dense = e.model.name in DENSE
     if e.task in METRICS and dense != (e.task == "segmentation") and e.model.name in OURS:
         fits = ", ".join(name for name in OURS if (name in DENSE) == (e.task == "segmentation"))
@@ -79,6 +80,22 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         yield "training.balance = sampling and task = multilabel exclude each other: an image has many labels; set balance to loss"
     if isinstance(e.data, ImageFolder) and e.data.targets and e.task == "classification":
         yield f"data.targets = {e.data.targets} and task = classification exclude each other; set task to multilabel or regression, or targets to []"
+
+
+def _coupled_complaints(e: "Experiment") -> Iterator[str]:
+    """What a model without a loss an example cannot be combined with."""
+    if e.model.name not in COUPLED:
+        return
+    said = f"model.name = {e.model.name}"
+    if isinstance(e.privacy, DpSgd):
+        yield f"{said} and privacy.mechanism = dp_sgd exclude each other: {COUPLED[e.model.name]}; no image has a gradient of its own: use detection/fcos"
+    for key in ("mixup", "accumulate", "compile", "precision"):
+        if getattr(e.training, key) != getattr(PLAIN, key):
+            yield f"{said} and training.{key} = {getattr(e.training, key)} exclude each other: {COUPLED[e.model.name]}; leave {key} out"
+    if e.strategy.name in {"qfedavg", "afl"}:
+        yield f"{said} and strategy.name = {e.strategy.name} exclude each other: it goes by the mean loss of a site's examples; use fedavg"
+    if e.evaluation.best == "loss" or e.evaluation.soft_nms is not None:
+        yield f"{said}: it has no loss to be measured, and suppresses what it says twice itself: set evaluation.best to ap50, and soft_nms to null"
 
 
 _ENDS = "what it would send is not where its steps ended"

@@ -48,6 +48,10 @@ def check_experiment(experiment: Experiment, shape: tuple[int, ...], classes: tu
     if known in _checked:
         return _checked[known]
     task = task_of(experiment, classes)
+    if isinstance(experiment.privacy, DpSgd) and hasattr(task, "coupled"):
+        raise ModelRefused(
+            f"model.name = {experiment.model.name} has no loss an image: {task.coupled}; use a model whose loss is an image's own"
+        )
     model = build(experiment, shape, task.outputs)
     own = parts(model, experiment)
     if own.buffers:
@@ -105,7 +109,7 @@ def _isolation(model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) ->
     model = copy.deepcopy(model).double()
     others, labels = inputs.double().clone(), targets.clone()
     others[1:] = -3 * others[1:].flip(0) + 1
-    labels[1:] = labels[1:].roll(1)
+    labels[1:] = labels[1:].roll(1, 0)
     with torch.no_grad():
         mine = loss(model(inputs.double()), targets)
         if mine.shape != (len(inputs),):

@@ -39,6 +39,10 @@ def task_of(experiment: "Experiment", classes: tuple[str, ...]) -> Any:
     if experiment.task == "detection":
         from fedvision.tasks.detection import Detection, method_of
 
+        if experiment.model.name == "detection/faster_rcnn":
+            from fedvision.tasks.coupled import CoupledDetection, TwoStage
+
+            return CoupledDetection(classes, TwoStage(len(classes)))
         return Detection(classes, method_of(experiment.model.name, len(classes), experiment.evaluation.soft_nms))
     return make_task(experiment.task, classes, experiment.evaluation.specificity, experiment.segmentation)
 

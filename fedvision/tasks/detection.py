@@ -17,10 +17,10 @@ from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.tasks.criteria import Criterion
-from fedvision.tasks.drawing import MISSED, WRONG, boxed
+from fedvision.tasks.drawing import MISSED, WRONG, boxed, drawn, enlarged
 from fedvision.tasks.scores import STEPS, sum_of
 
-SHOWN = 0.3  # least score of a detection in the pictures
+SHOWN = 0.4  # least score of a detection in the pictures
 METHODS: dict[str, Any] = {"fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr}
 
 
@@ -124,18 +124,20 @@ class Detection:
         return boxed(image, target, self.classes)
 
     def panels(self, image: np.ndarray, target: np.ndarray, outputs: Tensor) -> dict[str, np.ndarray]:
-        """Pictures of one image, uint8 [H,W,3] by name: what is there, what was said at a score of 30 % or more, and what of both is
+        """Pictures of one image, uint8 [H,W,3] by name: what is there, what was said at a score of 40 % or more, and what of both is
         without a counterpart of its class at an IoU of 0.5."""
         found = self.found(outputs[None])
         sure = (found.scores[0] >= SHOWN) & (found.labels[0] >= 0)
         said = Found(found.boxes[:, sure], found.scores[:, sure], found.labels[:, sure])
         rows = torch.cat([said.labels[0, :, None].float(), said.boxes[0]], 1).numpy()
         right = matched(said, torch.from_numpy(target)[None])[0, 0].numpy()
-        wrong = boxed(image, rows[right == 0], self.classes, said.scores[0].numpy()[right == 0], shade=WRONG)
+        pixels, factor = enlarged(image)
+        for shade, own in ((WRONG, rows[right == 0]), (MISSED, missed(target, rows[right == 1]))):
+            pixels = drawn(pixels, factor * own[:, 1:], own[:, 0], self.classes, shade=shade)
         return {
             "truth": self.laid_over(image, target),
             f"predicted, {100 * SHOWN:.0f} % or more": boxed(image, rows, self.classes, said.scores[0].numpy()),
-            "missed and wrong": boxed(wrong, missed(target, rows[right == 1]), self.classes, shade=MISSED),
+            "missed and wrong": pixels,
         }
 
 

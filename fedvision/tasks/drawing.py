@@ -24,27 +24,32 @@ def enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
     return as_colour(image).repeat(factor, 0).repeat(factor, 1), factor
 
 
-def boxed(
-    image: np.ndarray,
-    boxes: np.ndarray,
+def boxed(image: np.ndarray, boxes: np.ndarray, classes: Sequence[str], scores: np.ndarray | None = None) -> np.ndarray:
+    """uint8 [H,W,3]: the image [C,H,W], enlarged, with boxes [m,5] in their classes' colours."""
+    pixels, factor = enlarged(image)
+    return drawn(pixels, factor * boxes[:, 1:], boxes[:, 0], classes, scores)
+
+
+def drawn(
+    pixels: np.ndarray,
+    corners: np.ndarray,
+    kinds: np.ndarray,
     classes: Sequence[str],
     scores: np.ndarray | None = None,
     shade: tuple[int, int, int] | None = None,
 ) -> np.ndarray:
-    """uint8 [H,W,3]: the image [C,H,W], enlarged, with boxes [m,5] and, of predictions, their scores in %; regions to be ignored are grey.
+    """uint8 [H,W,3] with boxes [m,4] of `kinds` [m] and, of predictions, their scores in %; regions to be ignored are grey.
 
     shade: of all boxes; null = their classes' colours.
     """
     from PIL import Image, ImageDraw
 
-    pixels, factor = enlarged(image)
     picture = Image.fromarray(pixels)
     pen = ImageDraw.Draw(picture)
-    for number, (kind, *corners) in enumerate(boxes.tolist()):
+    for number, (kind, (x1, y1, x2, y2)) in enumerate(zip(kinds.tolist(), corners.tolist(), strict=True)):
         if kind == -1:
             continue
         ink = shade or (colour(int(kind)) if kind >= 0 else (140, 140, 140))
-        x1, y1, x2, y2 = (factor * v for v in corners)
         pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=ink, width=2)
         if kind >= 0:
             said = classes[int(kind)] if scores is None else f"{classes[int(kind)]} {100 * scores[number]:.0f}"

@@ -181,3 +181,40 @@ def test_more_boxes_than_queries_and_numbers_that_are_none_do_not_end_it() -> No
     many = torch.tensor([[[0.0, 0, 0, 10, 10], [1.0, 10, 10, 50, 50], [1.0, 50, 50, 60, 60]]])
     assert torch.isfinite(Detr(2).loss(outputs, many)).all()
     assert Detr(2).loss(outputs * torch.nan, many).shape == (1,)
+
+
+def test_the_pictures_of_an_image_show_what_was_missed_and_what_was_wrongly_said() -> None:
+    from fedvision.tasks.drawing import MISSED, WRONG
+
+    task = Detection(("cat", "dog"), Fcos(2))
+    outputs = grid([20, 20, 8], [44, 44, 8], [8, 52, 8])[0]
+    outputs[:, 5:9] = 1.0
+    outputs[:, 9:11], outputs[:, -1] = torch.tensor([[9.0, -9], [-9, 9], [-9, -9]]), 9.0
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8).numpy()
+    right, gone = [0.0, 12, 12, 28, 28], [1.0, 2, 40, 20, 60]  # the cat is found, one dog is missed, and another one said
+    panels = task.panels(image, torch.tensor([right, gone]).numpy(), outputs)
+    assert [panel.shape for panel in panels.values()] == [(320, 320, 3)] * 3
+
+    def shown(shade: tuple[int, int, int]) -> bool:
+        return bool((list(panels.values())[2] == shade).all(-1).any())
+
+    assert shown(MISSED) and shown(WRONG)
+    panels = task.panels(image, torch.tensor([right, [1.0, 36, 36, 52, 52]]).numpy(), outputs)
+    assert not shown(MISSED) and not shown(WRONG)
+
+
+def test_detr_learns_sixteen_images_by_heart() -> None:
+    from rectangles import rectangles
+
+    data = rectangles(16)
+    x, y = torch.from_numpy(data.images).float() / 127.5 - 1, torch.from_numpy(data.targets)
+    model, task = made("detr", classes=2)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (200 - step) / 80)
+        optimizer.zero_grad()
+        task.loss(model(x), y).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        assert task.metrics(task.sums(model(x), y))["ap50"] > 0.9
