@@ -24,6 +24,7 @@ import numpy as np
 
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
+from fedvision.tracking.folder import write_atomically
 from simulations.run import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,7 +241,9 @@ class Runs:
 
     def __init__(self, out: Path):
         self.out = out
-        self.kept: dict[str, dict[str, float]] = json.loads(out.read_text())["runs"] if out.exists() else {}
+        found = json.loads(out.read_text()) if out.exists() else {"runs": {}, "tables": {}}
+        self.kept: dict[str, dict[str, float]] = found["runs"]
+        self.tables: dict[str, Any] = found["tables"]
         self.seconds = 0.0
 
     def figures(self, problem: str, settings: Settings, seed: int) -> dict[str, float]:
@@ -254,14 +257,13 @@ class Runs:
                 records = simulate(wanted, Path(folder) / "run", None, quiet=True)[0].rounds()
             self.kept[key] = {name: read(records) for name, read in PROBLEMS[problem].figures.items()}
             self.seconds += time.process_time() - began
+            self.write()
         return self.kept[key]
 
-    def write(self, tables: dict[str, Any]) -> None:
-        """All runs, and the tables made of them."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(
-            json.dumps({"tuned_on": TUNED_ON, "measured_on": MEASURED_ON, "tables": tables, "runs": self.kept}, indent=1) + "\n"
-        )
+    def write(self) -> None:
+        """All runs, and the tables made of them; whole or not at all."""
+        said = {"tuned_on": TUNED_ON, "measured_on": MEASURED_ON, "tables": self.tables, "runs": self.kept}
+        write_atomically(self.out, (json.dumps(said, indent=1) + "\n").encode())
 
 
 def tuned(runs: Runs, problem: str, algorithm: str) -> Settings:
@@ -315,11 +317,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=list(PROBLEMS), choices=list(PROBLEMS))
     given = parser.parse_args()
     runs = Runs(given.out)
-    tables = json.loads(given.out.read_text())["tables"] if given.out.exists() else {}
     for problem in given.only:
-        tables[problem] = table(runs, problem)
-        runs.write(tables)
-        print(f"\n### {problem}: {tables[problem]['says']}\n\n{markdown(tables[problem])}")
+        runs.tables[problem] = made = table(runs, problem)
+        runs.write()
+        print(f"\n### {problem}: {made['says']}\n\n{markdown(made)}")
     print(f"\n{runs.seconds:.0f} s of processor time", file=sys.stderr)
     return 0
 

@@ -87,7 +87,16 @@ def draw(found: "Statistics") -> "Figure":
         )
         left.axvline(mean, color=_COLOURS.get(name), linestyle="--", linewidth=1)
     left.set(xlabel="intensity, 0 = black, 1 = white", ylabel="share of the pixels", xlim=(0, 1), yscale="log")
-    left.legend(title="mean ± std", frameon=False, fontsize=9)
+    left.legend(
+        title="mean ± std",
+        frameon=False,
+        fontsize=9,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=len(names),
+        columnspacing=1,
+        handlelength=1,
+    )
     counts = [0 if count is None else count for count in found.labels.values()]
     rows = range(len(counts))
     right.barh(rows, counts, color="tab:blue")
