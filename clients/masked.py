@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from clients.lies import LIES
 from clients.private import charged
 from clients.workbench import Workbench
 from fedvision.data.site import Site
@@ -58,11 +59,11 @@ def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
 def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
     secure = open_masking(bench.states.folder, site.id, bench)
-    replies, entry = [], b""
+    replies, entry, work = [], b"", [0]
     try:
         for content in request.messages:
             message = from_bytes(content)
-            contribution = _contribution(message.session, request, site, bench, train) if isinstance(message, Begin) else None
+            contribution = _contribution(message.session, request, site, bench, train, work) if isinstance(message, Begin) else None
             unasked = isinstance(message, Begin) and contribution is None
             replies.append(to_bytes(_unasked(message, site.id) if unasked else secure.answer(message, contribution)))
             if contribution is not None and bench.protection is not None and request.train is not None:
@@ -71,14 +72,17 @@ def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: T
         return declined.reply
     except AggregationRefused as refused:  # bytes that are no message
         return Declined(site.id, request.round, refused.check, str(refused))
-    return SecureReply(site.id, request.round, tuple(replies), entry)
+    return SecureReply(site.id, request.round, tuple(replies), entry, work[0])
 
 
 def _unasked(message: Begin, site: SiteId) -> Refusal:
     return Refusal(message.session, site, "terms", "a vector asked for without the model of its round")
 
 
-def _contribution(session: Session, request: SecureRequest, site: Site, bench: Workbench, train: Train) -> Contribution | None:
+def _contribution(
+    session: Session, request: SecureRequest, site: Site, bench: Workbench, train: Train, work: list[int]
+) -> Contribution | None:
+    """What the site gives for a `Begin`.  work: filled with what a simulated one has done."""
     wanted = request.train
     if wanted is None or (wanted.run, wanted.round) != (session.run, session.round):
         return None
@@ -86,9 +90,15 @@ def _contribution(session: Session, request: SecureRequest, site: Site, bench: W
 
     def vectors() -> list[np.ndarray]:
         reply = train(wanted, site, bench)
+        simulated = (masking_folder(bench.states.folder, site.id) / SIMULATED).exists()
+        lie = bench.experiment.conditions.misbehaving.get(site.id, "") if simulated else ""
+        if lie in LIES and isinstance(reply, ClientUpdate):
+            reply = LIES[lie](reply, bench.layout)
         if isinstance(reply, Declined):
             raise _Declined(reply)
-        _check_own(reply, bench.layout, clip)
+        if lie not in LIES:  # a liar does not look
+            _check_own(reply, bench.layout, clip)
+        work[0] = reply.work if simulated else 0
         return parted(reply.vector, bench.layout)
 
     return Contribution(terms_of(wanted, bench.layout, clip), vectors)

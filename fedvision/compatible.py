@@ -208,6 +208,9 @@ def _vmap_complaints(e: "Experiment") -> Iterator[str]:
             yield f"training.{key} = {value} and {vmap} exclude each other: it is not done for many sites at once; use inline or ray"
 
 
+IN_THE_CLEAR = {"nan", "inf", "wrong_shape", "wrong_names", "wrong_dtype"}  # misbehaviours that a masked vector cannot show
+
+
 def _masking_complaints(e: "Experiment") -> Iterator[str]:
     """What secure aggregation does not go with, or does not leave room for."""
     s, f, masked = e.secure_aggregation, e.federation, "secure_aggregation.enabled = true"
@@ -220,17 +223,27 @@ def _masking_complaints(e: "Experiment") -> Iterator[str]:
             f"strategy.name = afl and {masked}: the sum holds each site's training loss in a slot of its own, which the coordinator then knows; "
             "set strategy.losses_known to true if the sites agree to that, or use qfedavg, which sums them"
         )
-    if f.sampling == "poisson":
-        yield f"federation.sampling = poisson and {masked} exclude each other: the draw is secret, and the sites sign who takes part; use all or fixed"
-    if f.on_missing == "wait":
-        yield f"federation.on_missing = wait and {masked} exclude each other: an attempt has one list of survivors; use retry, skip or stop"
+    if f.sampling == "poisson" and e.privacy is not None and not isinstance(e.privacy, DpSgd):
+        yield (
+            f"federation.sampling = poisson, privacy.mechanism = {e.privacy.mechanism} and {masked} exclude each other: what a secret draw of sites is "
+            "worth is lost where the sites sign who takes part; use all or fixed"
+        )
     if e.evaluation.sites != "none":
         yield (
             f"evaluation.sites = {e.evaluation.sites} and {masked} exclude each other: a site's figures would go in the clear; set it to none, and "
             "evaluation.server to public data"
         )
-    if e.conditions.misbehaving or e.conditions.deadline is not None:
-        yield f"conditions.misbehaving or deadline and {masked} exclude each other: a masked reply tells neither numbers nor work; leave them out"
+    for site, kind in e.conditions.misbehaving.items():
+        if kind in IN_THE_CLEAR:
+            yield (
+                f"conditions.misbehaving = {{{site}: {kind}}} and {masked} exclude each other: what is masked are whole numbers of the run's layout; use "
+                "huge, huge_weight, negative_weight, opposite or raise"
+            )
+    if f.sampling == "poisson":  # how many are drawn is chance: what matters is seen when they are
+        fewest = max(s.min_cohort, s.threshold or 0)
+        if f.min_replies < fewest:
+            yield f"federation.min_replies = {f.min_replies} and {masked} exclude each other: no sum is over fewer than {fewest} sites; set it to {fewest}"
+        return
     sites = min(n for n in (f.cohort, e.partition.sites, 2**31) if n is not None)
     if sites == 2**31:
         return

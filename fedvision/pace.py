@@ -8,10 +8,10 @@ from fedvision.seeds import stream
 
 if TYPE_CHECKING:
     from fedvision.experiment import Conditions
-    from fedvision.types import ClientUpdate
+    from fedvision.types import ClientUpdate, SecureReply
 
 
-def seconds(update: "ClientUpdate", conditions: "Conditions", seed: int) -> float:
+def seconds(update: "ClientUpdate | SecureReply", conditions: "Conditions", seed: int) -> float:
     """Simulated seconds that the site took for its update."""
     slowness = math.exp(conditions.speed_sigma * stream(seed, "slowness", update.site).standard_normal())
     return update.work * conditions.seconds_per_example * slowness

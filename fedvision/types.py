@@ -110,12 +110,16 @@ class Lost:
 @dataclass(frozen=True)
 class SecureReply:
     """A site's answers to a `SecureRequest`, one a message, in their bytes; nothing of the site beside them but, in a private
-    run, the line of its ledger (`entry`) that charges the vector among them."""
+    run, the line of its ledger (`entry`) that charges the vector among them.
+
+    work: of a simulated site, what the simulated clock runs on; a real one says 0.
+    """
 
     site: SiteId
     round: int
     messages: tuple[bytes, ...]
     entry: bytes = b""
+    work: int = 0
 
 
 @dataclass(frozen=True)

@@ -181,12 +181,18 @@ def reply_record(reply: Reply, seconds: float) -> RecordDict:
     if isinstance(reply, Measured):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "measured"}), "arrays": arrays_of(reply.sums)})
     if isinstance(reply, SecureReply):
-        return RecordDict(
-            {"reply": ConfigRecord(fields | {"kind": "masked", "entry": reply.entry}), "messages": messages_record(reply.messages)}
-        )
+        fields |= {"kind": "masked", "entry": reply.entry, "work": reply.work}
+        return RecordDict({"reply": ConfigRecord(fields), "messages": messages_record(reply.messages)})
     if isinstance(reply, Declined):
         return RecordDict({"reply": ConfigRecord(fields | {"kind": "declined", "code": reply.code, "reason": reply.reason})})
     raise TypeError(f"a {type(reply).__name__} is the exchange's word, and no site sends it")
+
+
+def _work(fields: ConfigRecord) -> int:
+    work: int = _get(fields, "work", int)
+    if work < 0:
+        raise Malformed(f"reply: {work} examples of work")
+    return work
 
 
 def reply_of(content: RecordDict) -> tuple[Reply, float]:
@@ -198,14 +204,12 @@ def reply_of(content: RecordDict) -> tuple[Reply, float]:
         raise Malformed(f"reply: {seconds} seconds of work")
     if kind == "update":
         vector = numbers_of(_item(_arrays(content, "arrays"), "vector"), "vector")
-        attempt, layout, work = _get(fields, "attempt", int), _get(fields, "layout", str), _get(fields, "work", int)
-        if work < 0:
-            raise Malformed(f"reply: {work} examples of work")
-        return ClientUpdate(site, round, attempt, vector, layout, work, _get(fields, "entry", bytes)), seconds
+        attempt, layout = _get(fields, "attempt", int), _get(fields, "layout", str)
+        return ClientUpdate(site, round, attempt, vector, layout, _work(fields), _get(fields, "entry", bytes)), seconds
     if kind == "measured":
         return Measured(site, round, {name: numbers_of(array, name) for name, array in _arrays(content, "arrays").items()}), seconds
     if kind == "masked":
-        return SecureReply(site, round, messages_of(content), _get(fields, "entry", bytes)), seconds
+        return SecureReply(site, round, messages_of(content), _get(fields, "entry", bytes), _work(fields)), seconds
     if kind == "declined":
         return Declined(site, round, _get(fields, "code", str)[:40], _get(fields, "reason", str)[:400]), seconds
     raise Malformed(f"a reply of kind {kind[:40]!r}; there are update, measured, masked and declined")

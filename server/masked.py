@@ -35,6 +35,7 @@ from privacy.secure_aggregation.messages import (
 )
 from privacy.secure_aggregation.roster import Roster
 from privacy.secure_aggregation.terms import terms_of
+from privacy.secure_aggregation.thresholds import most_dropouts
 from server.cohorts import cohort
 
 if TYPE_CHECKING:
@@ -140,10 +141,17 @@ class MaskedSums:
         self._open_ahead(exchange, first)
         messages: dict[str, list[Message]] = {site: [begin] for site, begin in begins.items()}
         self._ask_ahead(messages)
-        self._exchange(exchange, first, messages, [protocol, self._ahead], requests, attempt, replied)
+        federation = self.experiment.federation
+        for _ in range(federation.max_attempts if federation.on_missing == "wait" else 1):  # the same request again: the same bytes
+            self._exchange(exchange, first, messages, [protocol, self._ahead], requests, attempt, replied)
+            messages = {s: m for s, m in messages.items() if s not in protocol.sent and s in attempt.missing and s not in protocol.excluded}
+            if len(protocol.sent) >= federation.min_replies:
+                break
         for site, why in protocol.excluded.items():
             attempt.missing.pop(SiteId(site), None)
             attempt.refused[SiteId(site)] = why
+        if len(protocol.sent) < federation.min_replies:  # no list is signed of what would not count: another attempt is free
+            raise RoundFailed(f"{len(protocol.sent)} masked vectors came, and federation.min_replies is {federation.min_replies}")
         return protocol
 
     def _with_shares(self, exchange: Exchange, first: TrainRequest, sites: Sequence[SiteId]) -> Protocol:
@@ -179,8 +187,9 @@ class MaskedSums:
         session = Session(first.run, number, 1, self.roster.fingerprint)
         if number >= self.experiment.federation.rounds or self._ahead.session == session:
             return
-        protocol = Protocol(self.roster, session, self.experiment.secure_aggregation.planned_dropouts)
-        self._ahead = _Ahead(protocol, tuple(cohort(self.experiment.federation, exchange.sites(), self.experiment.seed, number, 1)))
+        s, sites = self.experiment.secure_aggregation, cohort(self.experiment.federation, exchange.sites(), self.experiment.seed, number, 1)
+        enough = most_dropouts(len(sites), s.threshold or 0, s.min_cohort) >= s.planned_dropouts  # else its own time will tell
+        self._ahead = _Ahead(Protocol(self.roster, session, s.planned_dropouts), tuple(sites)) if enough else _Ahead()
 
     def _ask_ahead(self, messages: dict[str, list[Message]]) -> None:
         """Put what the next round lacks into the messages that go out anyway: keys, and shares once all keys are there."""

@@ -275,8 +275,8 @@ class Rounds:
                 attempt.charges.clear()
             if len(attempt.answered) >= federation.min_replies or federation.on_missing == "skip":
                 return attempt, count
-            if federation.on_missing == "stop":
-                break
+            if federation.on_missing == "stop" or (self.masked is not None and federation.on_missing == "wait"):
+                break  # a masked attempt has waited for itself: its list is one
         raise RoundFailed(
             f"round {number}: {len(attempt.answered)} sites' updates were counted, and federation.min_replies is {federation.min_replies}"
             f"{_why(attempt)}; after attempt {count} of at most {federation.max_attempts} the run stops (federation.on_missing = {federation.on_missing})"

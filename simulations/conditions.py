@@ -8,19 +8,18 @@ import difflib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-
+from clients.lies import LIES
 from fedvision.errors import ConfigError
 from fedvision.experiment import AT_WORKERS, Conditions
 from fedvision.pace import seconds
 from fedvision.seeds import stream
-from fedvision.sums import COUNT, Layout
-from fedvision.types import ClientUpdate, Declined, Exchange, Lost, Reply, Request, SecureReply, SecureRequest, SiteId, TrainRequest
+from fedvision.sums import Layout
+from fedvision.types import ClientUpdate, Exchange, Lost, Reply, Request, SecureReply, SecureRequest, SiteId, TrainRequest
 
 
 def check_names(conditions: Conditions, sites: Sequence[SiteId]) -> None:
@@ -38,6 +37,7 @@ class Troubled:
     def __init__(self, exchange: Exchange, conditions: Conditions, layout: Layout, seed: int):
         self.exchange, self.conditions, self.layout, self.seed = exchange, conditions, layout, seed
         self._clock = 0.0
+        self._asked: dict[SiteId, tuple[int, int, int]] = {}  # a site's last request, and how often it was repeated
 
     def sites(self) -> Sequence[SiteId]:
         """The exchange's."""
@@ -45,36 +45,39 @@ class Troubled:
 
     def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
         """The exchange's replies, less those that are lost.  A site whose reply is lost has trained all the same."""
-        training = {site: r for site, request in requests.items() if (r := _training(request)) is not None}
+        training = {site: self._luck(site, r) for site, request in requests.items() if (r := _training(request)) is not None}
         absent = {site for site, r in training.items() if self._happens("absent", self.conditions.absent, site, r)}
         for site in absent:
             yield Lost(site, training[site].round, "absent")
         took = 0.0
         for reply in self.exchange.ask({site: r for site, r in requests.items() if site not in absent}):
             request = training.get(reply.site)
-            if request is not None and isinstance(reply, SecureReply):
-                lost = self._happens("dropout", self.conditions.dropout, reply.site, request)
-                yield Lost(reply.site, reply.round, "dropout") if lost else reply
-                continue
-            if request is None or not isinstance(reply, ClientUpdate):
+            if request is None or not isinstance(reply, ClientUpdate | SecureReply):
                 yield reply
                 continue
             seconds = self.seconds(reply)
             fate = self._fate(reply, request, seconds)
             if fate is None:
                 took = max(took, seconds)
-                yield self._misbehave(reply)
+                yield self._misbehave(reply) if isinstance(reply, ClientUpdate) else reply
             else:
                 absent.add(reply.site)
                 yield Lost(reply.site, reply.round, fate)
         deadline = self.conditions.deadline
         self._clock += deadline if absent and deadline is not None else took
 
-    def seconds(self, update: ClientUpdate) -> float:
+    def _luck(self, site: SiteId, request: TrainRequest) -> TrainRequest:
+        """The request by which a site's luck is drawn: one that is repeated to the letter is as good as the next attempt's."""
+        last = self._asked.get(site)
+        times = last[2] + 1 if last is not None and last[:2] == (request.round, request.attempt) else 0
+        self._asked[site] = (request.round, request.attempt, times)
+        return replace(request, attempt=request.attempt + times)
+
+    def seconds(self, update: ClientUpdate | SecureReply) -> float:
         """Simulated seconds that the site took."""
         return seconds(update, self.conditions, self.seed)
 
-    def _fate(self, update: ClientUpdate, request: TrainRequest, seconds: float) -> str | None:
+    def _fate(self, update: ClientUpdate | SecureReply, request: TrainRequest, seconds: float) -> str | None:
         if self._happens("dropout", self.conditions.dropout, update.site, request):
             return "dropout"
         return "late" if self.conditions.deadline is not None and seconds > self.conditions.deadline else None
@@ -84,7 +87,7 @@ class Troubled:
 
     def _misbehave(self, update: ClientUpdate) -> Reply:
         kind = self.conditions.misbehaving.get(update.site)
-        return MISBEHAVIOURS[kind](update, self.layout) if kind in MISBEHAVIOURS else update
+        return LIES[kind](update, self.layout) if kind in LIES else update
 
     def clock(self) -> float:
         """Simulated seconds since the run began."""
@@ -121,31 +124,3 @@ def _training(request: Request) -> TrainRequest | None:
     if isinstance(request, SecureRequest):
         return request.train
     return request if isinstance(request, TrainRequest) else None
-
-
-def _filled(update: ClientUpdate, value: float) -> ClientUpdate:
-    return replace(update, vector=np.full(update.vector.shape, value))
-
-
-def _numbers(update: ClientUpdate, layout: Layout, field: str, change: Callable[[np.ndarray], np.ndarray]) -> ClientUpdate:
-    vector = update.vector.copy()
-    vector[layout.span(field)] = change(vector[layout.span(field)])
-    return replace(update, vector=vector)
-
-
-def _largest(numbers: np.ndarray) -> np.ndarray:
-    return np.full_like(numbers, np.iinfo(numbers.dtype).max // 4)
-
-
-MISBEHAVIOURS: dict[str, Callable[[ClientUpdate, Layout], Reply]] = {
-    "nan": lambda u, layout: _filled(u, np.nan),
-    "inf": lambda u, layout: _filled(u, np.inf),
-    "huge": lambda u, layout: _numbers(u, layout, "weights", _largest),
-    "wrong_shape": lambda u, layout: replace(u, vector=u.vector[:-1]),
-    "wrong_names": lambda u, layout: replace(u, layout="0" * 64),
-    "wrong_dtype": lambda u, layout: replace(u, vector=u.vector.astype(np.int16)),
-    "negative_weight": lambda u, layout: _numbers(u, layout, COUNT, lambda n: -np.abs(n)),
-    "huge_weight": lambda u, layout: _numbers(u, layout, COUNT, _largest),
-    "opposite": lambda u, layout: _numbers(u, layout, "weights", lambda n: -4 * n),  # in range: no check can refuse it
-    "raise": lambda u, layout: Declined(u.site, u.round, "error", "RuntimeError, as conditions.misbehaving asks"),
-}

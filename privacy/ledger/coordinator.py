@@ -139,12 +139,13 @@ class CoordinatorLedger:
         return number, entry.hash
 
     def receive(self, round: int, attempt: int, charges: Mapping[str, tuple[int, str]]) -> None:
-        """Countersign the charges that came in an attempt, those that are not countersigned yet."""
+        """Countersign the charges that came in an attempt, those that are not countersigned yet.  Not synced: the next request takes
+        them along to the disk before it is sent, and a power cut before that leaves charges without a receipt, which count."""
         with self.chain.held():
             known = self._received.get((round, attempt), {})
             new = {site: head for site, head in charges.items() if known.get(site) != list(head)}
             if new:
-                self.chain.append({"kind": "receipts", "round": round, "attempt": attempt, **self._counted(new)})
+                self.chain.append({"kind": "receipts", "round": round, "attempt": attempt, **self._counted(new)}, sync=False)
 
     def end(self, heads: Mapping[str, tuple[int, str]]) -> str:
         """Write that the run is over, with the sites' last heads, unless that is the last word already; the chain's head."""

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 TAG = b"fedvision ledger 1\n"  # before what is signed, so that no signature of another kind of message passes for one of an entry
 FIRST = "0" * 64  # what the first entry has for the hash of the line before it
 LONGEST = 1 << 20  # bytes of a line; a damaged file may have one that never ends
+_PLAIN = {float, str, bool, type(None)}  # json itself checks that floats are finite
 _LARGEST = 2**53  # integers beyond it are not the same number in every language
 _HEAD, _TAIL, _SIGNED_TAIL = b'{"body":', b"}", re.compile(rb',"sig":"([0-9a-f]{128})"\}\Z')
 _SIGNED_LENGTH = len(b',"sig":""}') + 128
@@ -50,17 +51,20 @@ def canonical(value: Any) -> bytes:
 
 
 def _check(value: Any) -> None:
-    if isinstance(value, Mapping):
+    kind = type(value)
+    if kind is int:
+        if abs(value) > _LARGEST:
+            raise ValueError(f"the integer {value} is beyond 2^53; write it as a string")
+    elif isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"the key {key!r} is no string")
-            _check(part)
+            if type(part) not in _PLAIN:
+                _check(part)
     elif isinstance(value, list | tuple):
         for part in value:
-            if type(part) is not float:  # the long lists are of these, and json checks that they are finite
+            if type(part) not in _PLAIN:
                 _check(part)
-    elif type(value) is int and abs(value) > _LARGEST:
-        raise ValueError(f"the integer {value} is beyond 2^53; write it as a string")
 
 
 def written(body: Mapping[str, Any], number: int, prev: str, key: Ed25519PrivateKey | None) -> tuple[bytes, Entry]:

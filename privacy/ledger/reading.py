@@ -19,6 +19,9 @@ class Fault(LedgerDamaged):
         super().__init__(f"{file}, line {line}: {reason}" if line is not None else f"{file}: {reason}")
         self.file, self.line, self.reason = file, line, reason
 
+    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
+        return Fault, (self.file, self.line, self.reason)
+
 
 def lines_of(run: Path, file: str, key: Ed25519PublicKey) -> Iterator[Entry]:
     """The entries of a file that is signed with `key`, each checked before it is given; Fault at the first that is not right."""

@@ -22,7 +22,7 @@ class SiteRecord:
     """What a site's chain adds up to.
 
     charges: (hash, round, attempt) by number of entry.  received: how many of them the coordinator countersigned.
-    first: hash of the first entry.  pld: the newest figure that is recorded.
+    first: hash of the first entry.  hashes: of all.  pld: the newest figure that is recorded.
     """
 
     site: str
@@ -34,6 +34,7 @@ class SiteRecord:
     ended: bool = False
     charges: dict[int, tuple[str, int | None, int | None]] = field(default_factory=dict)
     first: str = ""
+    hashes: list[str] = field(default_factory=list)
     received: int = 0
 
 
@@ -57,7 +58,7 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
             check = SiteCheck(SiteRecord(site, first=entry.hash), roster.run, terms, coordinator, _limit(place))
         else:
             check.take(place)
-        coordinator.hashes.add(entry.hash)
+        check.record.hashes.append(entry.hash)
         check.record.head, check.record.count = entry.hash, entry.number + 1
     assert check is not None
     return check.record

@@ -9,6 +9,10 @@ all − C differ pairwise by three or more, and (all − A) + (all − B) + (all
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from privacy.secure_aggregation.primitives import digest
+
+MARK = 16  # bytes that stand for a model whose lists are no longer kept; two models with one mark would only be refused alike
+
 
 def atoms(lists: Sequence[Iterable[str]]) -> Counter[int]:
     """Membership pattern (bit i: in list i) -> how many sites have it.  Sites in no list have no pattern."""
@@ -22,3 +26,17 @@ def atoms(lists: Sequence[Iterable[str]]) -> Counter[int]:
 def smallest_atom(lists: Sequence[Iterable[str]]) -> int:
     """How many sites the finest sum that follows from the lists' sums is over."""
     return min(atoms(lists).values(), default=0)
+
+
+def mark(model: bytes) -> bytes:
+    """What is kept of a model for good."""
+    return digest(b"model", model)[:MARK]
+
+
+def is_marked(marks: bytes, model: bytes) -> bool:
+    """Whether `marks`, one after the other, hold that of a model."""
+    wanted, at = mark(model), -1
+    while (at := marks.find(wanted, at + 1)) >= 0:
+        if at % MARK == 0:
+            return True
+    return False

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedvision.errors import AggregationRefused
-from privacy.secure_aggregation import codec, masks, shamir
+from privacy.secure_aggregation import codec, lists, masks, shamir
 from privacy.secure_aggregation.checks import require
 from privacy.secure_aggregation.graph import draw
 from privacy.secure_aggregation.lists import smallest_atom
@@ -210,6 +210,8 @@ class SecureSite:
         require("few_neighbours", holders >= near, f"{holders} of the holders of this site's shares remain, and {near} are needed")
 
     def _check_history(self, message: Begin) -> None:
+        let_go = lists.is_marked(self.store.read("models") or b"", message.terms.model)
+        require("history", not let_go, "this site sent a vector for the same model so long ago that it keeps no record of how that ended")
         outcomes = {outcome.session: outcome for outcome in message.history}
         require("malformed", len(outcomes) == len(message.history), "an earlier attempt has two outcomes")
         for taken in self.state.family(message.session, message.terms.model):
@@ -266,12 +268,13 @@ class SecureSite:
         older = [a.session for a in self.state.attempts if _before(a.session, session)]
         others = tuple(a for a in self.state.attempts if a.session != session and a.session not in older)
         reached = tuple(r for r in self.state.reached if r.run != session.run)
-        self._save(
-            replace(
-                self.state, attempts=(*others, sent), taken=(*self.state.taken, taken),
-                reached=(*reached, Reached(session.run, session.round, session.attempt)),
-            )
-        )  # fmt: skip
+        now = Reached(session.run, session.round, session.attempt, self.state.forgotten(session.run))
+        state, models = replace(
+            self.state, attempts=(*others, sent), taken=(*self.state.taken, taken), reached=(*reached, now)
+        ).pruned()  # fmt: skip
+        if models:  # first: a crash in between forgets nothing
+            self.store.write("models", (self.store.read("models") or b"") + b"".join(map(lists.mark, models)))
+        self._save(state)
         for erased in older:
             self._forget(erased)
 
@@ -333,6 +336,8 @@ class SecureSite:
         if said is not None:
             return said
         taken = self.state.was_taken(message.session)
+        let_go = message.session.round <= self.state.forgotten(message.session.run)
+        require("order", not let_go, "this site keeps no record of that round any more, and does not say how it ended")
         require("order", taken is None or not taken.alive, "this site has signed a survivor list of this attempt")
         statement = sign(Abandoned(message.session, self.site), self.identity)
         attempts = tuple(a for a in self.state.attempts if a.session != message.session)

@@ -1,6 +1,6 @@
 """What a site remembers of secure aggregation: written before each answer, read after a restart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privacy.secure_aggregation.messages import (
     Abandoned,
@@ -12,6 +12,8 @@ from privacy.secure_aggregation.messages import (
     Shares,
     Unmasking,
 )
+
+KEPT = 128  # attempts whose record is kept whole; of older ones, their model's mark
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,13 @@ class Taken:
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a run has come at this site: the last attempt in which it sent a vector."""
+    """How far a run has come at this site: the last attempt in which it sent a vector.  forgotten: the last round of which records
+    were let go."""
 
     run: str
     round: int
     attempt: int
+    forgotten: int = -1
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,30 @@ class SiteState:
     def last(self, run: str) -> tuple[int, int]:
         """(round, attempt) of the last vector sent in a run; (−1, 0) where there was none."""
         return next(((r.round, r.attempt) for r in self.reached if r.run == run), (-1, 0))
+
+    def forgotten(self, run: str) -> int:
+        """The last round of a run of which records were let go; −1 where none were."""
+        return next((r.forgotten for r in self.reached if r.run == run), -1)
+
+    def pruned(self) -> tuple["SiteState", tuple[bytes, ...]]:
+        """The state without the oldest records that only the rule on models still needs, and their models: a vector for one of these
+        is never given again, which is stricter than any judgement of lists.
+
+        Such a record is of a round that its run has left behind, and of a model that neither the newest vector nor any open attempt
+        started from."""
+        if len(self.taken) < 2 * KEPT:
+            return self, ()
+        busy = {t.model for t in self.taken if self.attempt(t.session) is not None} | {self.taken[-1].model}
+        old = [t for t in self.taken[:-KEPT] if t.session.round < self.last(t.session.run)[0] and t.model not in busy]
+        upto: dict[str, int] = {}
+        for t in old:
+            upto[t.session.run] = max(upto.get(t.session.run, -1), t.session.round)
+        gone = {t.session for t in old}
+        reached = tuple(replace(r, forgotten=max(r.forgotten, upto.get(r.run, -1))) for r in self.reached)
+        return replace(
+            self, taken=tuple(t for t in self.taken if t.session not in gone), reached=reached,
+            abandoned=tuple(a for a in self.abandoned if a.session.round > upto.get(a.session.run, -1)),
+        ), tuple(sorted({t.model for t in old}))  # fmt: skip
 
     def family(self, session: Session, model: bytes) -> list[Taken]:
         """Earlier vectors of this round of this run, or from this model in any round or run."""

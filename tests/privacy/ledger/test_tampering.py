@@ -301,6 +301,17 @@ def test_a_limit_that_is_none_is_found(run: Run, name: str, value: object) -> No
     run.fault("its limit cannot be read")
 
 
+def test_a_long_run_is_read_by_several_processes_to_the_same_verdicts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run.verdict()
+    monkeypatch.setattr("privacy.ledger.verify.LONG", 0)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    together = run.verdict(alone.sites[1].hashes[2])
+    assert (together.head, together.entries, together.sites) == (alone.head, alone.entries, alone.sites)
+    resealed(run.site, run.key(), lambda bodies: last(bodies, "charge").update(epsilon=0.1))
+    fault = run.fault("its epsilon is 0.1, and its events come to")
+    assert fault.line == 12
+
+
 def test_an_entry_that_only_the_coordinator_has_is_found(tmp_path: Path) -> None:
     ledgers = begin(planned(3, 6, pld_every=2), tmp_path / "run")
     play(ledgers, range(2))

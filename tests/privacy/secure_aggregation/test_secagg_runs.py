@@ -56,6 +56,9 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         {"strategy": {"name": "fedadam"}},
         {"strategy": {"name": "scaffold"}, "conditions": {"dropout": 0.1}},
         {"encoding": {"rounding": "stochastic"}, "federation": {"weighting": "uniform"}},
+        {"conditions": {"speed_sigma": 1.0, "deadline": 0.35}, "federation": {"rounds": 3, "on_missing": "skip"}},
+        {"conditions": {"dropout": 0.5, "absent": 0.2, "speed_sigma": 0.5}, "federation": {"on_missing": "wait", "max_attempts": 9}},
+        {"federation": {"sampling": "poisson", "rate": 0.8, "rounds": 4, "min_replies": 4, "max_attempts": 20}},
     ],
     ids=[
         "32 bits",
@@ -67,6 +70,9 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         "fedadam",
         "scaffold",
         "stochastic rounding",
+        "slow sites and a deadline",
+        "waited for",
+        "drawn by chance",
     ],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
@@ -75,6 +81,40 @@ def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     assert masked["status"] == "completed"
     assert masked["model_sha256"] == plain["model_sha256"]
     assert masked["metrics"] == plain["metrics"]
+    took = [[r["simulated_seconds"] for r in rounds(tmp_path / f"{on}")] for on in (False, True)]
+    if "deadline" in changes.get("conditions", {}):
+        assert took[0] == took[1] and all(took[1])
+        assert any("late" in r["missing"].values() for r in rounds(tmp_path / "True"))
+
+
+def test_one_site_that_lies_under_its_mask_is_not_named_but_its_round_is_rejected_whole(tmp_path):
+    changes = {
+        "conditions": {"misbehaving": {"site-000": "opposite", "site-001": "opposite", "site-002": "opposite", "site-003": "opposite"}},
+        "evaluation": {"server": {"validation": 0.1, "test": 0.1}}, "acceptance": {"loss_factor": 1.05},
+    }  # fmt: skip
+    summary(tmp_path, True, **changes)
+    for record in rounds(tmp_path / "True"):
+        assert (record["status"], len(record["answered"]), record["refused"]) == ("rejected", 7, {})
+
+
+def test_a_sum_that_no_sites_could_send_fails_the_round_and_one_that_is_too_long_is_rejected(tmp_path):
+    with pytest.raises(RoundFailed, match="count sums to"):
+        summary(
+            tmp_path / "a", True, conditions={"misbehaving": {"site-000": "huge_weight"}}, federation={"rounds": 1, "on_missing": "stop"}
+        )
+    limits = {"acceptance": {"max_mean_norm": 3.0}, "federation": {"rounds": 1}}
+    summary(tmp_path / "b", True, conditions={"misbehaving": {"site-000": "huge"}}, **limits)
+    summary(tmp_path / "c", True, **limits)
+    assert [rounds(tmp_path / run / "True")[0]["status"] for run in "bc"] == ["rejected", "counted"]
+
+
+def test_a_simulated_site_that_declines_under_masks_is_left_out(tmp_path):
+    summary(tmp_path, True, conditions={"misbehaving": {"site-000": "raise"}}, federation={"rounds": 1})
+    assert list(rounds(tmp_path / "True")[0]["declined"]) == ["site-000"]
+
+
+def rounds(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
 
 
 def test_rounds_that_fail_are_skipped_alike(tmp_path):
@@ -183,10 +223,13 @@ def test_a_sites_vector_is_masked_again_for_nobody_after_a_crash(tmp_path):
 
 REFUSED = {
     "strategy.name = median and secure_aggregation.enabled": {"strategy": {"name": "median"}, "federation": {"weighting": "uniform"}},
-    "federation.sampling = poisson": {"federation": {"sampling": "poisson", "rate": 0.5}},
-    "federation.on_missing = wait": {"federation": {"on_missing": "wait"}},
+    "what a secret draw of sites is worth is lost": {
+        "federation": {"sampling": "poisson", "rate": 0.5, "weighting": "uniform"},
+        "privacy": {"mechanism": "local", "noise_multiplier": 1.0, "delta": 1e-3},
+    },
+    "no sum is over fewer than 3 sites": {"federation": {"sampling": "poisson", "rate": 0.5, "min_replies": 2}},
     "evaluation.sites = all": {"evaluation": {"sites": "all"}},
-    "conditions.misbehaving or deadline": {"conditions": {"deadline": 1.0}},
+    "conditions.misbehaving = {site-000: nan}": {"conditions": {"misbehaving": {"site-000": "nan"}}},
     "planned_dropouts = 3 leave 4, and 5 must remain": {"secure_aggregation": {"planned_dropouts": 3}},
     "7 sites a round and planned_dropouts = 0 leave 7, and 8 must remain": {"secure_aggregation": {"min_cohort": 8}},
     "federation.min_replies = 4": {"federation": {"min_replies": 4}},
