@@ -114,7 +114,7 @@ def _of_manifest(root: Path, data: "MaskFolder") -> Pairs:
 
 def _read(root: Path, pairs: Pairs, data: "MaskFolder") -> tuple[np.ndarray, np.ndarray, list[int], tuple[str, ...]]:
     """Images uint8 [n,C,...], masks uint8 [n,...], which of the pairs they are, and what was left out."""
-    images, masks, kept, bad = [], [], list[int](), list[Bad]()
+    images, masks, kept, bad = list[np.ndarray](), list[np.ndarray](), list[int](), list[Bad]()
     for number, (name, of) in enumerate(zip(pairs.images, pairs.masks, strict=True)):
         try:
             image, mask = _one(root, name, of, data)

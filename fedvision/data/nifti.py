@@ -25,7 +25,7 @@ def volume(path: Path, name: str, window: list[float] | None) -> np.ndarray:
     import zlib
 
     try:
-        values = np.asarray(nibabel.load(path).dataobj)
+        values = np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise CorruptImage(f"{name} does not read as NIfTI: {str(error).splitlines()[0]}") from None
     if values.ndim not in {3, 4}:
