@@ -124,6 +124,26 @@ def fetch(
         bring(name, print, shelf)
 
 
+@app.command(epilog="Example: fedvision segment runs/brain_segmentation-1 slide.png labels.png --window 256")
+def segment(
+    run: Annotated[Path, typer.Argument(help="Folder of a run of task segmentation.")],
+    image: Annotated[Path, typer.Argument(help="A picture, or .npy: uint8 [H,W], [H,W,C] or [D,H,W], of any size.")],
+    out: Annotated[Path, typer.Argument(help="Where the labels go: .npy, or .png of up to 256 classes.")],
+    window: Annotated[
+        int | None, typer.Option(min=16, help="Side of a window, pixels; default: of the images that were trained on.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a side that neighbouring windows have in common.")] = 0.25,
+) -> None:
+    """Label an image of any size with a run's final model, window by window; what it takes of memory does not grow with the image."""
+    from fedvision.labelling import segment_file
+
+    counts = segment_file(run, image, out, window, overlap)
+    total = sum(counts.values())
+    for name, count in counts.items():
+        print(f"{name:24} {count:14,} pixels  {count / total:6.1%}", file=sys.stderr)
+    print(out)
+
+
 @functools.cache
 def mount() -> None:
     """Add, once, the sub-commands of the packages above: a function is a command, a Typer a group of them."""

@@ -42,6 +42,11 @@ def training_complaints(e: "Experiment") -> Iterator[str]:
         yield f"training.focal = {t.focal:g} and training.label_smoothing = {t.label_smoothing:g} exclude each other: set one to 0"
     yield from _task_complaints(e)
     yield from _rule_complaints(e.strategy.name, t)
+    if isinstance(e.privacy, DpSgd) and e.task == "segmentation" and (e.privacy.shift or e.privacy.flip):
+        yield (
+            f"privacy.shift = {e.privacy.shift} or privacy.flip = {e.privacy.flip} and task = segmentation exclude each other: a view would move and its "
+            "mask would not; set shift to 0 and flip to false"
+        )
     if isinstance(e.privacy, DpSgd):
         yield from (
             f"training.{key} = {getattr(t, key)} and privacy.mechanism = dp_sgd exclude each other: {why}"

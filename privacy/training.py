@@ -133,7 +133,7 @@ class Stepper:
             batch = examples.batch(positions.reshape(-1))
             inputs = views(batch.inputs, self.spec, source)
             weights = torch.from_numpy(np.repeat(there.reshape(-1), self.spec.views) / self.spec.views).to(inputs.dtype)
-            targets = batch.targets.repeat_interleave(self.spec.views)
+            targets = batch.targets.repeat_interleave(self.spec.views, 0)
             self.gradients.clipped_sum(
                 inputs.to(self.device), targets.to(self.device), self.loss, weights.to(self.device), len(positions), self.clipping, total
             )

@@ -9,7 +9,7 @@ import pytest
 from fedvision.complete import complete
 from fedvision.data.sources import SOURCES, TOGETHER, is_fetched
 from fedvision.experiment import Experiment, load
-from fedvision.holdings import BoxFolder, ImageFolder
+from fedvision.holdings import BoxFolder, ImageFolder, MaskFolder
 from simulations.run import simulate
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +21,7 @@ def absent(experiment: Experiment) -> str | None:
     """What this machine lacks to train the experiment; None where it lacks nothing."""
     import torch
 
-    if isinstance(experiment.data, ImageFolder | BoxFolder) and not Path(experiment.data.root).is_dir():
+    if isinstance(experiment.data, ImageFolder | BoxFolder | MaskFolder) and not Path(experiment.data.root).is_dir():
         return f"no images in {experiment.data.root}"
     name = experiment.data.dataset
     if name == "torchvision" and not Path(experiment.data.root).is_dir():

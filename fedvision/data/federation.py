@@ -72,6 +72,9 @@ class Federated:
             "sites": sites,
             "server": server,
             "classes": list(self.dataset.classes),
+            "shape": list(self.shape),
+            "mean": list(self.dataset.mean),
+            "std": list(self.dataset.std),
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }

@@ -66,3 +66,36 @@ def test_volumes_of_several_channels_are_learned_and_shown(tmp_path: Path) -> No
     folder, summary = simulate(e, tmp_path / "run", None, quiet=True)
     assert summary["metrics"]["accuracy"] > 0.5 and (folder.path / "pictures/failures.png").stat().st_size > 1000
     assert squares(depth=5, channels=2).shape == (2, 5, 13, 11)
+
+
+def test_a_run_that_is_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_plain_one(tmp_path: Path) -> None:
+    bits = {"encoding": {"bits": 32, "range_weights": 4.0}, "tracking": {"mlflow": None, "report": False, "pictures": 0}}
+    public = {"evaluation": {"sites": "none", "server": {"test": 0.2}}, "federation": {"rounds": 2, "min_replies": 4}, **bits}
+    plain, summary = simulate(experiment(**public), tmp_path / "plain", None, quiet=True)
+    masked, other = simulate(experiment(**public, secure_aggregation={"enabled": True}), tmp_path / "masked", None, quiet=True)
+    assert summary["model_sha256"] == other["model_sha256"] and masked.path != plain.path
+
+    class Stop(Exception):
+        pass
+
+    def stops(setting: object, conduct: object) -> dict:  # type: ignore[type-arg]
+        from simulations.engines import ENGINES
+
+        class Broken:
+            def __init__(self, exchange: object):
+                self.exchange, self.rounds = exchange, 0
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self.exchange, name)
+
+            def ask(self, requests: dict) -> object:  # type: ignore[type-arg]
+                if next(iter(requests.values())).round == 1:
+                    raise Stop
+                return self.exchange.ask(requests)  # type: ignore[attr-defined]
+
+        return ENGINES["inline"](setting, lambda exchange: conduct(Broken(exchange)))  # type: ignore[arg-type,operator,return-value]
+
+    with pytest.raises(Stop):
+        simulate(experiment(**public), tmp_path / "cut", None, quiet=True, engine=stops)  # type: ignore[arg-type]
+    _, resumed = simulate(experiment(**public), None, tmp_path / "cut", quiet=True)
+    assert resumed["model_sha256"] == summary["model_sha256"]

@@ -1,0 +1,92 @@
+"""Windows over an image of any size: every pixel is labelled once, and seams do not show."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from segments import experiment
+from torch import Tensor
+
+from fedvision.errors import FedvisionError
+from fedvision.labelling import fitting, segment_file
+from fedvision.sliding import Windows, blending, segment
+from simulations.run import simulate
+
+
+def run_over(image: Tensor, classes: int, windows: Windows, network: object = None) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of image [C,...], and how often each pixel was written."""
+    labels, written = np.zeros(image.shape[1:], np.int64), np.zeros(image.shape[1:], int)
+
+    def write(where: tuple[slice, ...], part: np.ndarray) -> None:
+        labels[where] = part
+        written[where] += 1
+
+    pixelwise = lambda x: torch.stack([x[:, 0] * k - k * k / 2 for k in range(classes)], 1)  # noqa: E731  the class nearest to the value
+    segment(network or pixelwise, image.shape[1:], classes, windows, lambda where: image[(slice(None), *where)], write)  # type: ignore[arg-type]
+    return labels, written
+
+
+@pytest.mark.parametrize("sides", [(37, 53), (5, 7), (16, 16), (100, 9), (11, 23, 17)])
+@pytest.mark.parametrize("waiting", [1, 3000, 1 << 20])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
+def test_a_pixelwise_network_gives_each_pixel_its_own_label_once_whatever_the_windows(
+    sides: tuple[int, ...], waiting: int, overlap: float
+) -> None:
+    image = torch.randint(0, 5, (1, *sides), generator=torch.Generator().manual_seed(0)).float()
+    labels, written = run_over(image, 5, Windows((8,) * len(sides), overlap, waiting))
+    assert (written == 1).all() and np.array_equal(labels, image[0].numpy())
+
+
+def test_panels_change_nothing_but_the_memory() -> None:
+    """A network that looks around, so that the blend matters."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 6, 7, padding=3)
+    image = torch.randn(1, 41, 67)
+    with torch.no_grad():
+        found = [run_over(image, 6, Windows((16, 16), 0.5, waiting), network)[0] for waiting in (1, 4 * 6 * 16 * 20, 1 << 24)]
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[1], found[2])
+
+
+def test_the_blend_is_the_weighted_mean_of_all_windows_by_hand() -> None:
+    torch.manual_seed(1)
+    network, image = torch.nn.Conv2d(1, 3, 5, padding=2), torch.randn(1, 12, 12)
+    weight, total = blending((8, 8)), torch.zeros(3, 12, 12)
+    with torch.no_grad():
+        for top in (0, 4):
+            for left in (0, 4):
+                total[:, top : top + 8, left : left + 8] += weight * network(image[None, :, top : top + 8, left : left + 8])[0]
+        assert np.array_equal(run_over(image, 3, Windows((8, 8), 0.5), network)[0], total.argmax(0).numpy())
+    assert (weight > 0).all() and weight[0, 0] < weight[3, 3]
+
+
+def test_windows_shrink_until_the_logits_of_many_classes_fit() -> None:
+    assert fitting((256, 256), 4) == (256, 256) and fitting((256, 256), 1000) == (64, 64) and fitting((512, 256), 10**6) == (32, 32)
+
+
+def test_a_run_labels_pictures_and_arrays_of_any_size_and_refuses_others_by_name(tmp_path: Path) -> None:
+    folder, _ = simulate(
+        experiment(federation={"rounds": 1}, tracking={"mlflow": None, "report": False, "pictures": 0}), tmp_path / "run", None, quiet=True
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (61, 83), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", pixels)
+    counts = segment_file(folder.path, tmp_path / "a.png", tmp_path / "out.png", 16)
+    segment_file(folder.path, tmp_path / "a.npy", tmp_path / "out.npy", 16)
+    labels = np.load(tmp_path / "out.npy")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), labels) and labels.shape == (61, 83)
+    assert list(counts.values()) == np.bincount(labels.ravel(), minlength=3).tolist()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "a.png", "a.npy", "out.png", "out.npy"}
+    assert json.loads((folder.path / "partition.json").read_text())["mean"] == [0.5]
+    np.save(tmp_path / "tiny.npy", pixels[:3, :5])
+    assert sum(segment_file(folder.path, tmp_path / "tiny.npy", tmp_path / "tiny_out.npy").values()) == 15
+    np.save(tmp_path / "c.npy", np.zeros((5, 5, 3), np.uint8))
+    for image, out, said in (
+        ("c.npy", "o.npy", r"holds uint8 \[5, 5, 3\], and the model takes uint8 \[H, W\]"),
+        ("no.png", "o.npy", "there is no image"),
+        ("a.png", "o.jpg", "as .npy or .png"),
+    ):
+        with pytest.raises(FedvisionError, match=said):
+            segment_file(folder.path, tmp_path / image, tmp_path / out)
