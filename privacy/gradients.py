@@ -146,7 +146,8 @@ class UnitGradients:
     def _pass(
         self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        with self._watched(units):
+        # a GPU's convolutions would else round to 10 bits (TF32), and not the same in norms and sums
+        with self._watched(units), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             expanded = {
                 n: self.model.get_parameter(n).detach().expand(inputs.shape[0], *self.model.get_parameter(n).shape[1:]) for n in self._bare
             }
