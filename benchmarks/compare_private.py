@@ -50,7 +50,7 @@ MNIST: Settings = {
 PLAIN: Settings = {  # the same run without privacy: as many steps, of a batch of the expected size
     **{key: block for key, block in MNIST.items() if key != "privacy"},
     "federation": {"rounds": 80, "weighting": "uniform"},
-    "training": {"steps": 1, "epochs": None, "batch_size": 88, "learning_rate": 0.5, "schedule": "cosine", "schedule_per": "round"},
+    "training": {"steps": 1, "epochs": None, "batch_size": 88, "learning_rate": 0.1, "schedule": "cosine", "schedule_per": "round"},
     "evaluation": {"sites": "none"},
 }
 SUBJECTS: Settings = {key: block for key, block in CONFIG.items() if key not in ("name", "seed", "evaluation", "tracking")}
