@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedvision.errors import ModelRefused
+from privacy.allocation import keep_freed
 from privacy.kernels import Kept, Piece, any_layer, by_unit, kernel_of, product
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> [rows]
@@ -71,6 +72,7 @@ class UnitGradients:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
+        keep_freed()
         self.model, self.names = model, list(names)
         own = {name: model.get_parameter(name) for name in names}
         times = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -146,7 +148,8 @@ class UnitGradients:
     def _pass(
         self, inputs: Tensor, targets: Tensor, loss: Loss, rows: Tensor, units: int, clipping: Clipping, into: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        with self._watched(units):
+        # a GPU's convolutions would else round to 10 bits (TF32), and not the same in norms and sums
+        with self._watched(units), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             expanded = {
                 n: self.model.get_parameter(n).detach().expand(inputs.shape[0], *self.model.get_parameter(n).shape[1:]) for n in self._bare
             }

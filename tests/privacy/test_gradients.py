@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fedvision.errors import ModelRefused
 from privacy.check_model import one_at_a_time
 from privacy.dpsgd import OpacusGradients
 from privacy.gradients import Clipping, UnitGradients
+from privacy.kernels import _Call
 
 
 def _names(model: nn.Module) -> list[str]:
@@ -150,3 +152,29 @@ def test_an_input_that_is_changed_in_place_after_its_layer_is_noticed() -> None:
     x, y = examples(3)
     with pytest.raises(ModelRefused, match="changed in place"):
         _found(Changed(), x, y, 3, Clipping(1.0))
+
+
+@pytest.mark.parametrize("way", ["units", "grouped", "unfold", "positions", "pixels"])
+@pytest.mark.parametrize(
+    ("kind", "each"),
+    [({"padding": 1}, 1), ({"stride": 2, "padding": 1}, 1), ({"dilation": 2, "padding": (2, 1)}, 1), ({"stride": 2, "padding": 1, "groups": 2}, 3)],
+    ids=["plain", "strided", "dilated", "grouped"],
+)  # fmt: skip
+def test_every_way_to_a_convolutions_norms_comes_to_those_of_one_unit_at_a_time(way: str, kind: dict[str, Any], each: int) -> None:
+    if way == "pixels" and each > 1:
+        pytest.skip("it is for one image a unit, and one group")
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, bias=False, **kind)
+    a = torch.randn(5 * each, 4, 7, 6)
+    g = torch.randn_like(layer(a))
+    g[each : 2 * each] = 1e-3 * g[each : 2 * each] + 1.0  # positions that are much alike
+    padding = kind["padding"] if isinstance(kind["padding"], tuple) else (kind["padding"],) * 2
+    call = _Call(layer, a.contiguous(memory_format=torch.channels_last), g, 5, padding)
+    call.way = way
+    wanted = []
+    for unit in range(5):
+        rows = slice(unit * each, (unit + 1) * each)
+        wanted.append(float(torch.autograd.grad((layer(a[rows]) * g[rows]).sum(), layer.weight)[0].double().square().sum()))
+    assert call.squares().tolist() == pytest.approx(wanted, rel=1e-5)
+    if call.forms:
+        assert call.all_gradients().flatten(1).square().sum(1).tolist() == pytest.approx(wanted, rel=1e-5)
