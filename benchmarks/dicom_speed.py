@@ -180,9 +180,14 @@ def measured(title: str, given: Path | None, count: int, arguments: argparse.Nam
         found |= {f"{name}: times ours": round(value / one, 2) for name, value in seconds.items()}
         found |= {"ours: times the floor": round(one / seconds["floor"], 2), "disk, apart: ms a file": round(1000 * waiting, 2)}
         if title != "RTSTRUCT":
-            (place / "two").mkdir()
-            _, faster, _ = ours(source, place / "two", 2)
-            found |= {"two processes: times as fast (wall)": round(wall / faster, 2)}
+            walls: dict[int, list[float]] = {1: [wall], 2: []}
+            for number in range(6):  # in turn, and the best of each: whatever else the machine does comes and goes
+                workers = 1 + number % 2
+                again = place / f"again-{number}"
+                again.mkdir()
+                walls[workers].append(ours(source, again, workers)[1])
+                shutil.rmtree(again)
+            found |= {"two processes: times as fast (wall)": round(min(walls[1]) / min(walls[2]), 2)}
             found |= {"two bare processes: times as fast (wall)": round(ceiling(source, place), 2)}
     for name, value in found.items():
         print(f"{title:14} {name:42} {value:8.2f}")

@@ -74,7 +74,7 @@ class _Listing:
                 return "removed", "private"
             return (
                 "removed",
-                f"Table E.1-1: {row[0]}" if row else f"not in the allow-list of {modules.name(self.cleaner.sop_class)}",
+                f"Table E.1-1: {row[0]}" if row and "X" in row[0] else f"not in the allow-list of {modules.name(self.cleaner.sop_class)}",
             )
         why = f"Table E.1-1: {rule.action}" if row else "in the allow-list"
         if rule.act is None:

@@ -74,6 +74,7 @@ def _page(
             [(f"<code>{code}</code>", escape(meaning)) for code, meaning in summary["profile"].items()],
             ["CID 7050", "option"],
         ),
+        f"<p>{escape(_heads(summary.get('policy', {})))}</p>",
         "<h2>Output by class</h2>",
         _table([(escape(name), count) for name, count in classes.most_common()], ["class", "files"], sum(classes.values())),
         "<h2>Pixels</h2>",
@@ -85,6 +86,13 @@ def _page(
     ]
     head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>DICOM de-identification</title>'
     return head + f"<style>{_STYLE}</style></head><body>" + "\n".join(parts) + "</body></html>\n"
+
+
+def _heads(policy: dict[str, Any]) -> str:
+    """What was done with volumes of heads."""
+    if policy.get("head_volumes") != "allow":
+        return "Volumes of the head, from which a face can be rendered, are held back."
+    return f"Volumes of the head, from which a face can be rendered, are let through: {policy.get('head_volumes_reason', '')}."
 
 
 def _bar(states: dict[str, int]) -> str:

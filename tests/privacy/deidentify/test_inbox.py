@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -53,6 +54,59 @@ def test_a_sent_object_is_in_the_inbox_and_a_caller_that_may_not_send_is_rejecte
         server.shutdown()
     (arrived,) = (tmp_path / "inbox").glob("*.dcm")
     assert statuses == [0, None] and pydicom.dcmread(arrived).PatientID == "PLANTED-ID"
+
+
+def test_what_a_scanner_sends_to_the_commands_is_de_identified_while_they_run(tmp_path):
+    pynetdicom = pytest.importorskip("pynetdicom")
+    port, inbox, out, site = free_port(), tmp_path / "inbox", tmp_path / "out", tmp_path / "site"
+    (tmp_path / "policy.yaml").write_text("options: ['113107']\n")
+    command = [sys.executable, "-m", "privacy.deidentify"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    receive = subprocess.Popen([*command, "receive", str(inbox), "--site", str(site), "--port", str(port)], **quiet)
+    started = [receive]
+    try:
+        entity = pynetdicom.AE(ae_title="SCANNER")
+        entity.add_requested_context("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
+        association = until(lambda: _associated(entity, port))
+        watch = [
+            *command,
+            "deidentify",
+            str(inbox),
+            str(out),
+            "--site",
+            str(site),
+            "--policy",
+            str(tmp_path / "policy.yaml"),
+            "--watch",
+            "0.2",
+        ]
+        started.append(subprocess.Popen(watch, **quiet))
+        for number in (1, 2):  # the second arrives when the first is done
+            assert association.send_c_store(pydicom.dcmread(io.BytesIO(file(base(number))))).Status == 0
+            until(lambda number=number: len(list(out.glob("*/*/*.dcm"))) == number)
+        association.release()
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait()
+    copies = [pydicom.dcmread(path) for path in out.glob("*/*/*.dcm")]
+    assert [copy.PatientIdentityRemoved for copy in copies] == ["YES", "YES"] and receive.returncode == 0
+
+
+def _associated(entity, port: int):
+    association = entity.associate("127.0.0.1", port, ae_title="FEDVISION")
+    return association if association.is_established else None
+
+
+def until(what, seconds: float = 60):
+    """What `what` gives as soon as it is true; an error where it never is."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
 
 
 def test_a_port_that_is_taken_is_said_to_be(tmp_path):

@@ -261,5 +261,5 @@ def test_the_report_is_a_page_without_a_patient(place):
     deidentify(store, out, site, POLICY)
     assert CliRunner().invoke(app, ["report", str(out)]).exit_code == 0
     page = (out / "report.html").read_text()
-    assert "113107" in page and "SMITH" not in page and "<td>CT</td>" in page
+    assert "113107" in page and "SMITH" not in page and "<td>CT</td>" in page and "are held back" in page
     assert not verify(out).findings
