@@ -137,16 +137,17 @@ def _before_pooling(model: nn.Module) -> Iterator[nn.Module]:
 
 def _dilate(layers: nn.ModuleList, sizes: list[tuple[int, int]], stride: int) -> None:
     """Turn the halvings that go beyond `stride` into dilations, as Chen et al. do: each later convolution looks as far as before."""
-    dilation = 1
-    before = 1
+    dilation = before = 1
     for layer, (_, own) in zip(layers, sizes, strict=True):
+        factor = own // max(before, stride) if own > max(before, stride) else 1
+        inside = dilation  # of what comes before the halving in this layer
         for module in layer.modules():
-            if isinstance(module, nn.Conv2d) and dilation > 1 and module.kernel_size != (1, 1):
-                _spread(module, dilation)
-            if own > stride and own > before and isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and _halves(module):
+            if isinstance(module, nn.Conv2d) and inside > 1 and module.kernel_size != (1, 1):
+                _spread(module, inside)
+            if factor > 1 and isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and _halves(module):
                 module.stride = (1, 1)
-        if own > stride and own > before:
-            dilation *= own // max(before, stride)
+                inside = dilation * factor
+        dilation *= factor
         before = own
 
 
