@@ -40,6 +40,11 @@ DATASETS: dict[str, Entry] = {
         "CC BY-SA 4.0, MIT, Apache-2.0, CC BY 4.0",
         "emoji of eight classes by four vendors, colour; a natural site is a vendor",
     ),
+    "brain": Entry(
+        brain.brain,
+        "BSD-3 (nilearn); ICBM152 2009: free with its notice",
+        "slices or volumes of simulated subjects of a real template at four simulated scanners, with masks; a natural site is a scanner",
+    ),
     "composites": Entry(
         composites.composites,
         "GPL-2 (cut-outs), BSD-3 (backgrounds)",
@@ -48,16 +53,11 @@ DATASETS: dict[str, Entry] = {
     "trees": Entry(
         boxed.trees, "MIT", "951 crowns of trees with boxes, in tiles of airborne images; a natural site is one of three of NEON"
     ),
-    "brain": Entry(
-        brain.brain,
-        "BSD-3 (nilearn); ICBM152 2009: free with its notice",
-        "slices or volumes of simulated subjects of a real template at four simulated scanners, with masks; a natural site is a scanner",
-    ),
     "torchvision": Entry(
         torchvision_sets.torchvision_set, "its own", f"{', '.join(torchvision_sets.RECIPES)}: files that are already here"
     ),
     "brought": Entry(adapters.brought, "your own", "your own code: data.source = FILE.py:NAME, PACKAGE.MODULE:NAME or an entry point"),
-    "mask_folder": Entry(mask_folder.mask_folder, "your own", "your images or volumes with a mask each: two folders, or a manifest CSV"),
     "image_folder": Entry(folder.image_folder, "your own", "your images: a folder per class, or a manifest CSV"),
+    "mask_folder": Entry(mask_folder.mask_folder, "your own", "your images or volumes with a mask each: two folders, or a manifest CSV"),
     "box_folder": Entry(boxed.box_folder, "your own", "your images with boxes: a COCO JSON, or a folder of VOC XML files"),
 }

@@ -16,7 +16,7 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.fields import declare
-from fedvision.models import build, parts, per_example_safe
+from fedvision.models import DENSE, build, parts, per_example_safe
 from fedvision.models.sizes import FAMILIES, size_of, table
 from fedvision.models.small import groups
 from fedvision.schema import validate
@@ -166,7 +166,11 @@ FAMILIES_SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_tried_here_or_says_a_class_for_each_pixel() -> None:
+    assert {names[0] for family, names in FAMILIES.items() if family not in FAMILIES_SMALL} == set(DENSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES_SMALL)
 def test_every_family_trains_at_a_site_on_grey_images_and_learns_them(family: str, tmp_path: Path) -> None:
     name, options = FAMILIES_SMALL[family]
     e = experiment(

@@ -303,8 +303,8 @@ def test_under_central_noise_canaries_are_sites_that_are_not_there_and_the_model
 def test_central_noise_that_was_broken_on_purpose_raises_the_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = CentralNoise.__init__
 
-    def quieter(self: CentralNoise, strategy: Any, spec: Any, sigma: float, sites: float) -> None:
-        release(self, strategy, spec, sigma / 10, sites)
+    def quieter(self: CentralNoise, strategy: Any, spec: Any, sigma: float, *others: Any) -> None:
+        release(self, strategy, spec, sigma / 10, *others)
 
     monkeypatch.setattr(CentralNoise, "__init__", quieter)
     folder, summary = simulate(_central(), tmp_path / "run", None, quiet=True)

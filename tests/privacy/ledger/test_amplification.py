@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from ledger_tampering import judged
-from typer.testing import CliRunner
 
-from fedvision.cli import app
+from fedvision.cli import main
 from fedvision.errors import ConfigError, RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.protections import Central
@@ -99,10 +98,14 @@ def test_what_would_tell_of_the_draw_is_refused(changes: dict[str, Any], said: s
         _experiment(**changes)
 
 
-def test_the_command_line_refuses_a_secret_draw_with_secure_aggregation_by_exit_code_2(tmp_path: Path) -> None:
-    config = Path(__file__).parents[3] / "configs" / "amplified_dp.yaml"
-    done = CliRunner().invoke(app, ["simulate", str(config), "--set", "secure_aggregation.enabled=true", "--out", str(tmp_path / "run")])
-    assert done.exit_code == 2 and not (tmp_path / "run").exists()
+def test_the_command_line_refuses_a_secret_draw_with_secure_aggregation_by_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = Path(__file__).parents[3] / "configs" / "amplified_dp.yaml", tmp_path / "run"
+    monkeypatch.setattr(sys, "argv", ["fedvision", "simulate", str(config), "--set", "secure_aggregation.enabled=true", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and not out.exists()
 
 
 # -------------------------------------------------------------------------------------------------------- the price
