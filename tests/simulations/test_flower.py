@@ -113,13 +113,14 @@ def free_port() -> str:
 
 @pytest.fixture
 def flower_home(tmp_path: Path) -> dict[str, str]:
-    """An environment for `flwr` without network, home or SuperLink of anybody else."""
+    """An environment for `flwr` without network, home, SuperLink or Ray of anybody else."""
     ports = [free_port(), free_port()]
     return environment(
         FLWR_TELEMETRY_ENABLED="0",
         FLWR_DISABLE_UPDATE_CHECK="1",
         FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
         RAY_USAGE_STATS_ENABLED="0",
+        RAY_ADDRESS="local",
         FLWR_HOME=str(tmp_path / "home"),
         FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=ports[0],
         FLWR_LOCAL_CONTROL_API_PORT=ports[1],
