@@ -40,6 +40,15 @@ def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictu
     assert list(about) == ["augmentations", "predictions", "failures"]
 
 
+def test_the_order_in_which_a_config_names_its_losses_changes_no_byte(tmp_path: Path) -> None:
+    losses = {"cross_entropy": 1.0, "dice": 0.7, "boundary": 0.1, "tversky": 0.3}
+    turned = dict(reversed(losses.items()))
+    ended = [
+        simulate(experiment(segmentation={"losses": own}), tmp_path / next(iter(own)), None, quiet=True)[1] for own in (losses, turned)
+    ]
+    assert ended[0]["model_sha256"] == ended[1]["model_sha256"]
+
+
 @pytest.mark.flower
 def test_a_run_on_flower_ends_at_the_bytes_of_inline(tmp_path: Path) -> None:
     e = experiment(segmentation={"losses": {"cross_entropy": 1.0, "dice": 1.0, "boundary": 0.1}})
