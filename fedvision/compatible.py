@@ -202,6 +202,11 @@ def _vmap_complaints(e: "Experiment") -> Iterator[str]:
         yield f"secure_aggregation.enabled = true and {vmap} exclude each other: a site masks its update alone; use inline or ray"
     if e.encoding.rounding != "nearest":
         yield f"encoding.rounding = {e.encoding.rounding} and {vmap} exclude each other: set rounding to nearest, or use inline or ray"
+    if e.segmentation is not None and e.segmentation.losses.get("boundary"):
+        yield (
+            f"segmentation.losses.boundary = {e.segmentation.losses['boundary']} and {vmap} exclude each other: the distances from each "
+            "border are found mask by mask, outside torch; leave the loss out, or use inline or ray"
+        )
     for key, own in type(e.training).model_fields.items():
         value = getattr(e.training, key)
         if key not in BATCHED and value != own.get_default(call_default_factory=True):

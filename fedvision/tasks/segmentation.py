@@ -86,7 +86,8 @@ class Segmentation:
             "tversky": lambda: regions.tversky(logits, targets, self.counted, *s.tversky),
             "boundary": lambda: regions.boundary(logits, targets, self.counted),
         }
-        parts = [named[name]() if weight == 1 else weight * named[name]() for name, weight in s.losses.items()]
+        wanted = [(loss, s.losses[name]) for name, loss in named.items() if name in s.losses]  # in one order, for the bytes
+        parts = [loss() if weight == 1 else weight * loss() for loss, weight in wanted]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def _balance(self, examples: Examples) -> Tensor:

@@ -1,23 +1,29 @@
 """A segmentation from its config to its report."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from segments import experiment, squares
 
+from fedvision.errors import ConfigError
+from fedvision.tracking.folder import RunFolder
 from simulations.baselines import centralised, local
 from simulations.pictures import shown
 from simulations.run import simulate
 
-FLIP = {"training": {"transforms": [{"name": "RandomHorizontalFlip", "p": 0.5}], "epochs": 10, "optimizer": "adamw", "learning_rate": 0.02}}
+FLIP = {"training": {"transforms": [{"name": "RandomHorizontalFlip", "p": 0.5}], "epochs": 5, "optimizer": "adamw", "learning_rate": 0.01}}
 
 
 def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictures(tmp_path: Path) -> None:
     e = experiment(
         options={"n": 32},
-        federation={"rounds": 2},
+        federation={"rounds": 6},
+        evaluation={"every": 6},
         segmentation={"background": "ground"},
         **FLIP,
         tracking={"mlflow": None, "report": True, "pictures": 2},
@@ -29,9 +35,31 @@ def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictu
         page = (folder.path / "report.html").read_text()
         assert ("data:image/png;base64" in page) == (run is not local)
         assert "pixels were classified right" in page
-    assert figures["simulate"]["dice"] > 0.5 and figures["centralised"]["dice"] > 0.5 and "boundary_f" in figures["local"]
+    assert figures["simulate"]["dice"] > 0.8 and figures["centralised"]["dice"] > 0.8 and "boundary_f" in figures["local"]
     about = json.loads((tmp_path / "simulate/pictures/about.json").read_text())
     assert list(about) == ["augmentations", "predictions", "failures"]
+
+
+def test_the_order_in_which_a_config_names_its_losses_changes_no_byte(tmp_path: Path) -> None:
+    losses = {"cross_entropy": 1.0, "dice": 0.7, "boundary": 0.1, "tversky": 0.3}
+    turned = dict(reversed(losses.items()))
+    ended = [
+        simulate(experiment(segmentation={"losses": own}), tmp_path / next(iter(own)), None, quiet=True)[1] for own in (losses, turned)
+    ]
+    assert ended[0]["model_sha256"] == ended[1]["model_sha256"]
+
+
+@pytest.mark.flower
+def test_a_run_on_flower_ends_at_the_bytes_of_inline(tmp_path: Path) -> None:
+    e = experiment(segmentation={"losses": {"cross_entropy": 1.0, "dice": 1.0, "boundary": 0.1}})
+    _, inline = simulate(e, tmp_path / "inline", None, quiet=True)
+    config = tmp_path / "squares.yaml"
+    config.write_text(yaml.safe_dump(e.model_dump(mode="json")))
+    program = str(Path(sys.executable).with_name("fedvision"))
+    command = [program, "simulate", str(config), "--engine", "flower", "--workers", "1", "--out", str(tmp_path / "flower"), "--json"]
+    flower = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    assert flower["model_sha256"] == inline["model_sha256"] and flower["metrics"] == inline["metrics"]
+    assert not any(record["declined"] for record in RunFolder(tmp_path / "flower").rounds())
 
 
 @pytest.mark.parametrize(
@@ -99,3 +127,13 @@ def test_a_run_that_is_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_pl
         simulate(experiment(**public), tmp_path / "cut", None, quiet=True, engine=stops)  # type: ignore[arg-type]
     _, resumed = simulate(experiment(**public), None, tmp_path / "cut", quiet=True)
     assert resumed["model_sha256"] == summary["model_sha256"]
+
+
+def test_many_sites_at_once_end_where_a_loop_ends_and_refuse_the_boundary_loss_saying_why(tmp_path: Path) -> None:
+    losses = {"cross_entropy": 1.0, "dice": 1.0}
+    _, alone = simulate(experiment(segmentation={"losses": losses}), tmp_path / "inline", None, quiet=True)
+    _, together = simulate(experiment(segmentation={"losses": losses}, engine={"name": "vmap"}), tmp_path / "vmap", None, quiet=True)
+    assert together["metrics"]["loss"] == pytest.approx(alone["metrics"]["loss"], abs=1e-4)
+    refused = r"segmentation\.losses\.boundary = 0\.1 and engine\.name = vmap exclude each other: the distances .* mask by mask"
+    with pytest.raises(ConfigError, match=refused):
+        experiment(segmentation={"losses": {**losses, "boundary": 0.1}}, engine={"name": "vmap"})
