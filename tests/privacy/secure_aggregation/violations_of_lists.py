@@ -101,6 +101,11 @@ def a_survivor_twice():
     return asked_to_sign("", "abcdefghijj")
 
 
+@violation("partition")
+def survivors_out_of_the_order_of_their_names():
+    return asked_to_sign("", "jihgfedcba")
+
+
 @violation("few_survivors")
 def fewer_survivors_than_the_threshold():
     return asked_to_sign("ghij")

@@ -42,6 +42,13 @@ def a_cohort_without_the_site_itself():
 
 
 @violation("malformed")
+def a_cohort_out_of_the_order_of_its_names():
+    f = Federation(4)
+    begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
+    return f.tell("a", replace(begin, cohort=begin.cohort[::-1]))
+
+
+@violation("malformed")
 def boxes_out_of_the_order_of_their_dealers():
     f = Federation(4)
     begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
@@ -140,6 +147,13 @@ def a_key_swapped_for_the_coordinators_own():
     f = Federation(4)
     keys = f.run(f.attempt(), until="keys").list_keys()
     return f.tell("a", replace(keys, keys=(keys.keys[0], replace(keys.keys[1], mask=Identity.fresh().public), *keys.keys[2:])))
+
+
+@violation("key_signature")
+def keys_of_another_version():
+    f = Federation(4)
+    keys = f.run(f.attempt(), until="keys").list_keys()
+    return f.tell("a", replace(keys, keys=(keys.keys[0], resigned(keys.keys[1], f, "b", version=2), *keys.keys[2:])))
 
 
 @violation("key_signature")
