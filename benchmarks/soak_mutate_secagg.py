@@ -2,9 +2,10 @@
 
     python benchmarks/soak_mutate_secagg.py [--only TEXT] [--out benchmarks/results/soak_mutate_secagg.json]
 
-A mutation takes one call of `require` (or `self._require`, or `self._signed`) out of a copy of the package and runs the protocol's tests
-against the copy.  A mutation that no test notices is a finding, and the exit code is 1.  The file is written after every mutation, and a
-second call goes on where the first one stopped; what changed since is run again.
+A mutation works on a copy of the source: it takes out one call of a check (`CALLS`), or one guard (an `if` that does nothing but raise,
+or return None or False), or takes one part of a conjunction for true; and the protocol's tests run against the copy.  A mutation that no
+test notices is a finding, and the exit code is 1, unless `HARMLESS` says why nothing could notice it.  The file is written after every
+mutation, and a second call goes on where the first one stopped; what changed since is run again.
 """
 
 import argparse
@@ -22,46 +23,69 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("privacy/secure_aggregation")
-FILES = ("site.py", "roster.py", "thresholds.py", "coordinator.py")
-CALLS = {"require", "_require", "_signed", "_require_new", "_check_signatures", "_check_history", "_check_cohort", "_check_keys", "_judge"}
-TESTS = (
-    "test_secagg_coordinator.py",
-    "test_secagg_refusals.py",
-    "test_secagg_protocol.py",
-    "test_secagg_what_parties_see.py",
-    "test_secagg_graph.py",
+CALLS = {
+    "require", "_require", "_signed", "_require_new", "_check_signatures", "_check_history", "_check_cohort", "_check_keys", "_judge", "_least",
+    "_blame",
+}  # fmt: skip
+PROTOCOL = tuple(
+    f"tests/{PACKAGE}/test_secagg_{name}.py"
+    for name in ("coordinator", "refusals", "protocol", "forgetting", "what_parties_see", "graph", "primitives", "masks")
 )
+RUNS = tuple(f"tests/{PACKAGE}/test_secagg_{name}.py" for name in ("runs", "engines"))
+FILES: dict[Path, tuple[str, ...]] = {
+    **{PACKAGE / f"{name}.py": PROTOCOL for name in ("site", "roster", "thresholds", "coordinator", "state", "messages", "masks", "codec")},
+    Path("server/masked.py"): RUNS,
+    Path("clients/masked.py"): RUNS,
+}
+HARMLESS: dict[str, str] = {}  # text of a mutation -> why nothing can notice it
 
 
-def checks(source: str) -> Iterator[ast.Expr]:
-    """The statements that are one call of a check."""
+def calls(source: str) -> Iterator[tuple[str, str]]:
+    """(what is taken out, the source without it) for each statement that is one call of a check."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             function = node.value.func
             name = function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
             if name in CALLS:
-                yield node
+                yield ast.unparse(node), put(source, node, "pass")
 
 
-def without(source: str, node: ast.Expr) -> str:
-    """The source with `pass` in the place of the statement."""
-    lines = source.splitlines(keepends=True)
-    indent = " " * node.col_offset
-    return "".join((*lines[: node.lineno - 1], f"{indent}pass\n", *lines[node.end_lineno or node.lineno :]))
+def guards(source: str) -> Iterator[tuple[str, str]]:
+    """The same for each `if` whose one statement refuses."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and not node.orelse and len(node.body) == 1:
+            does = node.body[0]
+            nothing = isinstance(does, ast.Return) and (does.value is None or ast.unparse(does.value) in ("None", "False"))
+            if isinstance(does, ast.Raise) or nothing:
+                yield " ".join(ast.unparse(node).split()), put(source, node, "pass")
 
 
-def noticed(file: str, content: str) -> str:
+def conjuncts(source: str) -> Iterator[tuple[str, str]]:
+    """The same for each part of each conjunction, taken for true."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            for part in node.values:
+                yield f"{ast.unparse(part)} :: {ast.unparse(node)}", put(source, part, "True")
+
+
+def put(source: str, node: ast.stmt | ast.expr, other: str) -> str:
+    """The source with `other` in the place of a node; columns are bytes of UTF-8."""
+    lines = source.encode().splitlines(keepends=True)
+    assert node.end_lineno is not None
+    before = b"".join((*lines[: node.lineno - 1], lines[node.lineno - 1][: node.col_offset]))
+    after = b"".join((lines[node.end_lineno - 1][node.end_col_offset :], *lines[node.end_lineno :]))
+    return (before + other.encode() + after).decode()
+
+
+def noticed(file: Path, content: str) -> str:
     """The first test that fails with `content` in the place of `file`; "" where none does."""
     with tempfile.TemporaryDirectory() as folder:
-        for package in ("fedvision", "privacy", "clients", "server", "simulations"):
+        for package in ("fedvision", "privacy", "clients", "server", "simulations", "configs", "docs", f"tests/{PACKAGE}"):
             shutil.copytree(ROOT / package, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "tests" / PACKAGE, Path(folder) / "tests" / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(ROOT / "docs", Path(folder) / "docs")
         shutil.copy(ROOT / "pyproject.toml", folder)
-        (Path(folder) / PACKAGE / file).write_text(content)
-        tests = [f"tests/{PACKAGE}/{name}" for name in TESTS]
+        (Path(folder) / file).write_text(content)
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests],
+            [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *FILES[file]],
             cwd=folder, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True,
         )  # fmt: skip
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -79,15 +103,15 @@ def main() -> int:
     kept: dict[str, str] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     found: dict[str, str] = {}
     for file in FILES:
-        source = (ROOT / PACKAGE / file).read_text()
+        source = (ROOT / file).read_text()
         times: Counter[str] = Counter()
-        for node in checks(source):
-            text = ast.unparse(node)
+        for text, mutant in (*calls(source), *guards(source), *conjuncts(source)):
             times[text] += 1
-            key = f"{file}:{hashlib.sha256(text.encode()).hexdigest()[:8]}.{times[text]} {text[:100]}"
+            named = file.name if file.parent == PACKAGE else file.as_posix()
+            key = f"{named}:{hashlib.sha256(text.encode()).hexdigest()[:8]}.{times[text]} {text[:100]}"
             if arguments.only not in text:
                 continue
-            found[key] = kept.get(key) or noticed(file, without(source, node))
+            found[key] = HARMLESS.get(text, "") or kept.get(key, "") or noticed(file, mutant)
             print(f"{found[key] or 'NOBODY NOTICED'}  <-  {key}", flush=True)
             arguments.out.parent.mkdir(exist_ok=True)
             arguments.out.write_text(json.dumps(kept | found, indent=1) + "\n")

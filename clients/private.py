@@ -92,6 +92,8 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
         return Declined(site.id, request.round, "not_private", "privacy.simulation_only_seed: noise that repeats, on images of one's own")
     kept = Replies(bench.states.folder, site.id) if keeps_replies(experiment) else None
     ledger, asked = ledger_of(request.run, site.id, bench), request_hash(request)
+    if why := ledger.gone_back(request.seen):
+        return Declined(site.id, request.round, "ledger", why)
     if kept is not None:
         kept.forget(request.counted)
         vector = kept.find(request, bench.layout.digest)
@@ -99,6 +101,7 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
             return _update(request, site, bench, vector, ledger.entry(asked))
     clip = float(request.extras[EXTRA]["clip"]) if isinstance(p, Central) else p.clip
     account = account_of(request.run, site.id, bench)
+    ledger.require_paid(account.paid)
     try:
         account.reserve(request.round, request.attempt)
         ledger.charge(asked, request.round, request.attempt, state_hash(request.model), request.witness, clip)

@@ -19,6 +19,8 @@ class TrainRequest:
     model: what the sites load, by parameter name.
     extras: the algorithm's own fields, e.g. SCAFFOLD's c as {"control": {...}}.
     witness: in a private run, Merkle root of all sites' ledgers as counted so far, which the site's own entry repeats.
+    seen: in a private run, "NUMBER HASH" of the newest entry of THIS site's ledger that the coordinator has counted; a site whose ledger
+        lacks it has gone back, and declines.  "" = none.
     counted: the last round whose reply of THIS site entered the model; the site's own state of that round, and no
         other, becomes current.  None: none so far.
     """
@@ -30,6 +32,7 @@ class TrainRequest:
     extras: Mapping[str, State] = field(default_factory=dict)
     counted: int | None = None
     witness: str = ""
+    seen: str = ""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def request_records(requests: Mapping[SiteId, Request], premises: Premises) -> I
                 fields["counted"] = carrier.counted
             content["model"] = once(carrier.model)
         if isinstance(carrier, TrainRequest):
-            fields |= {"attempt": carrier.attempt, "witness": carrier.witness}
+            fields |= {"attempt": carrier.attempt, "witness": carrier.witness, "seen": carrier.seen}
             content |= {f"extra/{name}": once(state) for name, state in carrier.extras.items()}
         yield site, RecordDict(content | {"request": ConfigRecord(fields)})
 
@@ -154,7 +154,8 @@ def request_of(content: RecordDict) -> tuple[SiteId, Request]:
     if kind == "evaluate":
         return site, EvaluateRequest(run, round, model, _get(fields, "part", str), counted)
     extras = {name.removeprefix("extra/"): state_of(_arrays(content, name)) for name in content if name.startswith("extra/")}
-    train = TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted, _get(fields, "witness", str))
+    own = (_get(fields, name, str) for name in ("witness", "seen"))
+    train = TrainRequest(run, round, _get(fields, "attempt", int), model, extras, counted, *own)
     return site, train if kind == "train" else SecureRequest(run, round, messages_of(content), train)
 
 

@@ -214,6 +214,12 @@ class RunAccount:
         """What the run's own record is bound to: the hash of the account's entry about this run."""
         return self.budget.runs[self.run].head
 
+    @property
+    def paid(self) -> int:
+        """How many charges of this run the account holds."""
+        with self.budget.chain.held():
+            return len(self.budget.runs[self.run].charges)
+
     def stated(self) -> Stated | None:
         """The limit that the run's own record states: of one run, and none of what other runs may have."""
         limits = self.budget.limits

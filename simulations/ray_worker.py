@@ -25,10 +25,12 @@ Arrays = Mapping[str, "np.ndarray"]
 
 @dataclass(frozen=True)
 class Own:
-    """What of a request is one site's own: the last round of it that counted, and its messages of secure aggregation."""
+    """What of a request is one site's own: the last round of it that counted, the newest entry of its ledger that did, and its messages
+    of secure aggregation."""
 
     counted: int | None = None
     messages: tuple[bytes, ...] = ()
+    seen: str = ""
 
 
 Asked = tuple["SiteId", Own]
@@ -166,23 +168,27 @@ class Worker:
 
 def shared_part(request: "Request") -> tuple["Request", Own]:
     """What many sites are sent alike, and what is this one's own."""
-    from fedvision.types import SecureRequest
+    from fedvision.types import SecureRequest, TrainRequest
 
+    if isinstance(request, TrainRequest):
+        return replace(request, counted=None, seen=""), Own(request.counted, seen=request.seen)
     if not isinstance(request, SecureRequest):
         return replace(request, counted=None), Own(request.counted)
     train = request.train
     if train is None:
         return replace(request, messages=()), Own(None, request.messages)
-    return replace(request, messages=(), train=replace(train, counted=None)), Own(train.counted, request.messages)
+    return replace(request, messages=(), train=replace(train, counted=None, seen="")), Own(train.counted, request.messages, train.seen)
 
 
 def for_site(request: "Request", own: Own) -> "Request":
     """The request whose parts `shared_part` took apart."""
-    from fedvision.types import SecureRequest
+    from fedvision.types import SecureRequest, TrainRequest
 
+    if isinstance(request, TrainRequest):
+        return replace(request, counted=own.counted, seen=own.seen)
     if not isinstance(request, SecureRequest):
         return replace(request, counted=own.counted)
-    train = None if request.train is None else replace(request.train, counted=own.counted)
+    train = None if request.train is None else replace(request.train, counted=own.counted, seen=own.seen)
     return replace(request, messages=own.messages, train=train)
 
 

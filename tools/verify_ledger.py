@@ -1,7 +1,6 @@
 """An independent verifier of the ledgers of a private run, written from docs/ledger.md; it shares no code with what wrote them.
 
     python tools/verify_ledger.py RUN ROSTER [HEAD]      exit 0: sound; exit 1: not, and the file, the line and the reason
-
 It needs cryptography, numpy, dp-accounting and opacus."""
 
 import hashlib
@@ -71,12 +70,12 @@ def pld_and_prv(sigma, rate, steps, relation, delta, prv):  # sections 5.3 and 5
 
 
 class Plan:  # section 3, and the figures of section 5 that follow from it
-    def __init__(self, body, run, key):
+    def __init__(self, body, run, key, alone):  # alone: counts of charges whose PLD figure prv was not asked about
         need([body[n] for n in ("kind", "version", "run", "key")] == ["plan", 1, run, key], "another's plan")
         self.body, self.numbers, self.rho = body, [body[n] for n in NUMBERS], rho(*(body[n] for n in NUMBERS), tuple(body["orders"]))
         need(min(body["orders"]) > 1 and np.isfinite(self.rho).all() and body["pld"][-1][0] == body["rounds"], "no plan")
         need(near(body["epsilon"], self.epsilon(body["rounds"])), "its epsilon is wrong")
-        self.most = body["rounds"] if body.get("limit") is None else min(body["rounds"], self.held(body["limit"]))
+        self.alone, self.most = alone, body["rounds"] if body.get("limit") is None else min(body["rounds"], self.held(body["limit"]))
         need(all(self.holds(*row) for row in body["pld"]), "its PLD figures are wrong")
 
     def held(self, limit):  # charges that the site's account lets this run have
@@ -93,13 +92,14 @@ class Plan:  # section 3, and the figures of section 5 that follow from it
     def holds(self, count, figure):  # a PLD figure, by its own accountant and by the others
         (sigma, rate, steps, relation), rdp = self.numbers, self.epsilon(count)
         numbers = sigma, rate, steps * count, relation, self.body["delta"], relation == "add_remove" and rdp <= 20
-        pld, prv = pld_and_prv(*numbers) if count else (0.0, None)
+        pld, prv = pld_and_prv(*numbers) if count else (0.0, 0.0)
+        self.alone |= {count} if prv is None else set()
         return near(figure, pld) and pld <= 1.001 * rdp + 1e-3 and (prv is None or pld - 1e-3 <= prv <= pld + 0.021)
 
 
 class Run:  # a folder's chains, entry by entry: sections 6 to 8
     def __init__(self, folder, roster):
-        self.folder, self.roster, self.sites = folder, roster, set(roster["sites"])
+        self.folder, self.roster, self.sites, self.alone = folder, roster, set(roster["sites"]), set()
         self.plan, self.closed, self.sent, self.receipts, self.heads, self.last, self.hashes = None, False, {}, [], {}, ZEROS, set()
 
     def walk(self, file, public, take):  # section 2: `take` each entry that is canonical, signed and in its place
@@ -127,15 +127,14 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
     def coordinator(self, number, hash, body):
         kind, where = body["kind"], (body.get("round"), body.get("attempt"))
         if self.plan is None:
-            self.plan = Plan(body, self.roster["run"], self.roster["coordinator"])
+            self.plan = Plan(body, self.roster["run"], self.roster["coordinator"], self.alone)
             need(body["sites"] == sorted(self.sites), "other sites than the roster's")
         elif kind == "request":
             need(where not in self.sent and body["witness"] == self.last, "sent twice, or with another witness")
             need(("sites" in body) != self.plan.body["whole_plan"] and set(body.get("sites", [])) <= self.sites, "sent to whom?")
             self.sent[where] = body
         else:
-            names = [row[0] for row in body["heads"]]
-            asked = set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
+            names, asked = [row[0] for row in body["heads"]], set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
             need(kind in ("joined", "receipts", "end") and names == sorted(set(names)) and set(names) <= asked, "of whom?")
             need(kind == "receipts" or (set(names) == asked and (kind == "end" or not self.heads)), "not of every site once")
             self.closed = self.ended = kind == "end"
@@ -149,7 +148,7 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
     def site(self, number, hash, body):
         kind, plan = body["kind"], self.plan
         if number == 0:
-            self.most = Plan(body, self.roster["run"], self.roster["sites"][self.name]).most
+            self.most = Plan(body, self.roster["run"], self.roster["sites"][self.name], self.alone).most
             need(body["site"] == self.name and all(body[n] == plan.body[n] for n in AGREED), "not the coordinator's plan")
         elif kind == "charge":
             self.charge(number, body, plan, (body["round"], body["attempt"]))
@@ -186,11 +185,12 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
             self.walk(file, self.roster["sites"][self.name], self.site)
             for number, kind, where, _, count, hash in (row for row in self.receipts if row[3] == self.name):
                 place = {"end": count == len(self.own) - 1, "receipts": self.charges.get(count) == where}.get(kind, True)
-                said = f"ledger.jsonl, line {number + 1}: entry {count} of {self.name} is cut, put back or forked"
-                need(place and self.own[count : count + 1] == [hash], said)
+                right = place and self.own[count : count + 1] == [hash]
+                need(right, f"ledger.jsonl, line {number + 1}: entry {count} of {self.name} is cut, put back or forked")
             need(self.ended or not self.closed, f"{file}, line {len(self.own)}: the run has ended, and this has no end")
             yield f"{self.name}: {self.spent} rounds, ε = {self.plan.epsilon(self.spent):.4f} (rdp)"
         need(head is None or head in self.hashes, "ledger.jsonl: the head that was noted elsewhere is in no chain")
+        yield f"not cross-checked by prv: the PLD figures of {sorted(self.alone)} charges"
         yield "closed" if self.closed else "not closed: only a head noted elsewhere shows whether entries were cut from the end"
 
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,7 +47,8 @@ def _say(verdict: "Verdict", roster: Path, as_json: bool) -> None:
     if as_json:
         sites = [{"site": s.site, "rounds": s.rounds, "epsilon": s.epsilon, "pld": s.pld} for s in verdict.sites]
         found = {"sound": True, "run": verdict.run, "head": verdict.head, "closed": verdict.closed, "entries": verdict.entries}
-        print(json.dumps({**found, "sites": sites, "notes": list(verdict.notes)}))
+        crossed = {"cross_checked": sorted(n for n, why in verdict.crossed.items() if not why), "not_cross_checked": _alone(verdict)}
+        print(json.dumps({**found, "sites": sites, "notes": list(verdict.notes), **crossed}))
         return
     event, terms = verdict.terms.event, verdict.terms
     print(f"sound: {verdict.entries} entries of {len(verdict.sites)} sites and the coordinator, run {verdict.run}")
@@ -58,9 +59,23 @@ def _say(verdict: "Verdict", roster: Path, as_json: bool) -> None:
     for s in verdict.sites:
         pld = f", {s.pld:.4f} (pld)" if s.pld is not None else ""
         print(f"{s.site}: {s.rounds} of {terms.rounds} rounds charged, ε = {s.epsilon:.4f} (rdp){pld}")
+    print(
+        f"cross-checked: {sum(not why for why in verdict.crossed.values())} of {len(verdict.crossed)} PLD figures by prv, all of them by rdp"
+    )
+    for alone in _alone(verdict):
+        counts = ", ".join(map(str, alone["charges"]))
+        print(
+            f"not cross-checked by prv: the PLD figures of {counts} charges, because {alone['reason']}; rdp, a bound above, is all that agrees"
+        )
     for note in verdict.notes:
         print(f"note: {note}")
     print(f"head: {verdict.head}")
+
+
+def _alone(verdict: "Verdict") -> list[dict[str, Any]]:
+    """The counts of charges whose PLD figure only rdp was asked about, by the reason."""
+    reasons = sorted(set(verdict.crossed.values()) - {""})
+    return [{"reason": reason, "charges": sorted(n for n, why in verdict.crossed.items() if why == reason)} for reason in reasons]
 
 
 def spent(

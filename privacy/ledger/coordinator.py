@@ -97,6 +97,11 @@ class CoordinatorLedger:
         """The root over what is counted so far, and over this chain."""
         return self.heads.witness(self.chain.count - 1, self.chain.head)
 
+    def seen(self, site: str) -> str:
+        """The newest entry of a site's chain that was counted, as a request tells the site; "" where none was."""
+        number, hash = self.heads.newest.get(site, (-1, ""))
+        return f"{number} {hash}" if hash else ""
+
     def request(self, request: TrainRequest, sites: Sequence[str]) -> str:
         """The witness that this request carries; the request is on disk when this returns.  One that was sent before has the
         witness of then; RunFolderError where it would now be another one."""

@@ -1,7 +1,7 @@
 """The plan in a chain's first entry, and whether figures follow from its events: by the accountant that made them, and by another."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ AGREED = (*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "who
 
 @dataclass(frozen=True)
 class Registered:
-    """The terms in a chain's first entry, recomputed."""
+    """The terms in a chain's first entry, recomputed.  crossed: count of charges -> why prv was not asked about its PLD figure, ""
+    where it was; of every figure that was checked so far."""
 
     body: Mapping[str, Any]
     event: Event
     rounds: int
     orders: tuple[float, ...]
     rho: np.ndarray
+    crossed: dict[int, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, place: Place) -> "Registered":
@@ -68,26 +70,37 @@ class Registered:
         wanted = self.pld(rounds)
         if not near([figure], [wanted], SAME):
             raise place.fault(f"its PLD figure is {figure:.6g}, and {rounds} charges come to {wanted:.6g}")
-        if (said := self.inconsistent(rounds)) is not None:
+        prv = self.prv(rounds)
+        if (said := self.inconsistent(rounds, prv)) is not None:
             raise place.fault(said)
+        self.crossed[rounds] = prv if isinstance(prv, str) else ""
 
     def pld(self, rounds: int) -> float:
         """ε of `rounds` charges by PLD."""
         return epsilon([self.event.phase(rounds)], self.event.delta, "pld", self.event.relation) if rounds else 0.0
 
-    def inconsistent(self, rounds: int) -> str | None:
-        """Why two accountants cannot both be right about `rounds` charges; None where they can."""
+    def rdp(self, rounds: int) -> float:
+        """ε of `rounds` charges by RDP."""
+        return rdp_epsilon(self.orders, self.rho * rounds, self.event.delta)
+
+    def prv(self, rounds: int) -> float | str:
+        """ε of `rounds` charges by PRV, or why there is none."""
         if rounds == 0:
-            return None
-        pld, rdp = self.pld(rounds), rdp_epsilon(self.orders, self.rho * rounds, self.event.delta)
+            return 0.0
+        if self.event.relation != "add_remove":
+            return f"prv does not know relation {self.event.relation}"
+        if self.rdp(rounds) > PRV_UP_TO:
+            return f"prv takes minutes at ε above {PRV_UP_TO:g}"
+        try:
+            return prv_epsilon(self.event.phase(rounds), self.event.delta)
+        except (ConfigError, RuntimeError, ValueError):  # where ε is tiny
+            return "prv has no figure for so small an ε"
+
+    def inconsistent(self, rounds: int, prv: float | str) -> str | None:
+        """Why two accountants cannot both be right about `rounds` charges; None where they can.  Rdp is always asked."""
+        pld, rdp = self.pld(rounds), self.rdp(rounds)
         if pld > rdp * (1 + SLACK) + SLACK:
             return f"{rounds} charges come to {pld:.6g} by pld, and to less, {rdp:.6g}, by rdp: one accountant is wrong"
-        if self.event.relation != "add_remove" or rdp > PRV_UP_TO:
-            return None
-        try:
-            prv = prv_epsilon(self.event.phase(rounds), self.event.delta)
-        except (ConfigError, RuntimeError, ValueError):  # it has no figure where ε is tiny: then rdp is the second accountant
-            return None
-        if not pld - SLACK <= prv <= pld + PRV_OVER + SLACK:
+        if not isinstance(prv, str) and not pld - SLACK <= prv <= pld + PRV_OVER + SLACK:
             return f"{rounds} charges come to {pld:.6g} by pld and {prv:.6g} by prv: one accountant is wrong"
         return None

@@ -8,6 +8,7 @@ checkpoint   the PLD figure of what was spent, at counts that the plan registere
 end          the run is over
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -153,6 +154,28 @@ class SiteLedger:
             "epsilon": self.terms.rdp(summed), "config": self.terms.config, **made_with(), "time": now(),
         }  # fmt: skip
         return self.chain.append(body, sync)
+
+    def gone_back(self, seen: str) -> str:
+        """Why this chain is not the one whose entry the coordinator has `seen` ("NUMBER HASH"); "" where it is, or none was seen."""
+        if not seen:
+            return ""
+        number, _, hash = seen.partition(" ")
+        with self._held():
+            there = number.isdecimal() and int(number) < self.chain.count
+            if there and hashlib.sha256(self.chain.line(int(number))).hexdigest() == hash:
+                return ""
+        return (
+            f"the coordinator has counted entry {number[:20]} of this site's ledger, and it is not there: an older copy was put back; nothing more "
+            "is spent before the newest one is in its place"
+        )
+
+    def require_paid(self, rounds: int) -> None:
+        """LedgerDamaged where fewer `rounds` are in the site's account than in this chain, whose every charge follows one there."""
+        with self._held():
+            if not self.terms.whole_plan and rounds < self.rounds:
+                raise LedgerDamaged(
+                    f"{self.chain.path} has {self.rounds} rounds charged, and the account that pays for them {rounds}: an older account was put back"
+                )
 
     def settle(self, request: str) -> None:
         """The steps of this request's charge have been taken and the reply is kept; at a registered count, the PLD figure too.

@@ -5,7 +5,7 @@ Trusted are the roster's keys and nothing in the folder.  The first thing that i
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ LONG = 4 << 20  # bytes of ledgers from which more than one process reads them
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a sound run folder amounts to.  notes: what it cannot show of itself."""
+    """What a sound run folder amounts to.  notes: what it cannot show of itself.  crossed: count of charges -> why prv, the second
+    estimate, was not asked about the PLD figure that is recorded for it; "" where it was."""
 
     run: str
     head: str
@@ -32,6 +33,7 @@ class Verdict:
     terms: Registered
     sites: Sequence[SiteRecord]
     notes: Sequence[str]
+    crossed: Mapping[int, str]
 
 
 def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
@@ -57,7 +59,10 @@ def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
         )
     entries = coordinator.count + sum(record.count for record in sites)
     notes = list(_notes(coordinator, sites, outside))
-    return Verdict(roster.run, coordinator.head, coordinator.closed, entries, coordinator.terms, sites, notes)
+    crossed = dict(coordinator.terms.crossed)
+    for record in sites:
+        crossed |= record.crossed
+    return Verdict(roster.run, coordinator.head, coordinator.closed, entries, coordinator.terms, sites, notes, crossed)
 
 
 def _records(run: Path, roster: Roster, coordinator: Coordinator) -> Iterator[SiteRecord]:

@@ -23,6 +23,7 @@ class SiteRecord:
 
     charges: (hash, round, attempt) by number of entry.  received: how many of them the coordinator countersigned.
     first: hash of the first entry.  hashes: of all.  pld: the newest figure that is recorded.
+    crossed: as in `Registered`.
     """
 
     site: str
@@ -36,6 +37,7 @@ class SiteRecord:
     first: str = ""
     hashes: list[str] = field(default_factory=list)
     received: int = 0
+    crossed: dict[int, str] = field(default_factory=dict)
 
 
 def site_file(site: str) -> str:
@@ -55,7 +57,7 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
             terms = Registered.of(place)
             for name in AGREED:
                 place.want(name, coordinator.terms.body[name], "the coordinator registered")
-            check = SiteCheck(SiteRecord(site, first=entry.hash), roster.run, terms, coordinator, _limit(place))
+            check = SiteCheck(SiteRecord(site, first=entry.hash, crossed=terms.crossed), roster.run, terms, coordinator, _limit(place))
         else:
             check.take(place)
         check.record.hashes.append(entry.hash)

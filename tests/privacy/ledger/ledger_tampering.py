@@ -77,6 +77,8 @@ def judged(run: Path, roster: Roster, head: str | None = None) -> Verdict:
         assert str(fault).startswith((place, "sites: a stranger")), f"{fault} / {caught.value}"
         raise caught.value from None
     found = verify(run, roster, head)
+    alone = sorted(count for count, why in found.crossed.items() if why)
+    assert said[-2] == f"not cross-checked by prv: the PLD figures of {alone} charges"
     assert (said[-1] == "closed") == found.closed
-    assert [line.split(",")[0] for line in said[:-1]] == [f"{site.site}: {site.rounds} rounds" for site in found.sites]
+    assert [line.split(",")[0] for line in said[:-2]] == [f"{site.site}: {site.rounds} rounds" for site in found.sites]
     return found

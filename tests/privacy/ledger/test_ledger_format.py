@@ -1,6 +1,7 @@
 """docs/ledger.md says what is written: its examples are computed, its verifier is small and stands alone, its soaks find nothing."""
 
 import ast
+import contextlib
 import importlib.util
 import json
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledger_tampering import INDEPENDENT
 
 from fedvision.cli import main
 from privacy.accountants import epsilon
@@ -17,7 +19,7 @@ from privacy.ledger.entries import FIRST, parsed, written
 from privacy.ledger.figures import Event, rdp_epsilon, rho
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.merkle import Heads
-from simulations.rehearsal import begin, planned, play
+from simulations.rehearsal import DP, begin, planned, play
 
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # Opacus', at the edge of its grid
 ROOT = Path(__file__).parents[3]
@@ -114,6 +116,41 @@ def test_the_commands_say_sound_or_why_not_or_that_the_keys_are_not_known(
     (tmp_path / "run" / "ledger.jsonl").unlink()
     (tmp_path / "run" / "summary.json").unlink()
     assert said("verify", run)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "reason"),
+    [
+        ({}, [], ""),
+        ({"relation": "zero_out"}, [1, 2, 3], "prv does not know relation zero_out"),
+        ({"noise_multiplier": 0.25}, [2, 3], "prv takes minutes at ε above 20"),
+    ],
+)
+def test_verify_names_the_figures_that_no_second_estimate_was_held_against(
+    changes: dict[str, Any],
+    counts: list[int],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledgers = begin(planned(2, 3, 1, {**DP, **changes}), tmp_path / "run")
+    play(ledgers, range(3))
+    ledgers.close()
+    run, roster = str(tmp_path / "run"), roster_path(ledgers.coordinator.run)
+    for words in ((), ("--json",)):
+        monkeypatch.setattr(sys, "argv", ["fedvision", "privacy", "verify", run, *words])
+        with contextlib.suppress(SystemExit):
+            main()
+    *lines, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found["sound"] and found["notes"] == []
+    assert found["cross_checked"] == [n for n in (1, 2, 3) if n not in counts]
+    assert found["not_cross_checked"] == ([{"reason": reason, "charges": counts}] if counts else [])
+    assert f"cross-checked: {3 - len(counts)} of 3 PLD figures by prv, all of them by rdp" in lines
+    assert any(f"PLD figures of {', '.join(map(str, counts))} charges, because {reason}" in line for line in lines) == bool(counts)
+    said = list(INDEPENDENT.Run(tmp_path / "run", json.loads(roster.read_bytes())).verify())
+    assert f"not cross-checked by prv: the PLD figures of {counts} charges" in said
 
 
 def test_keys_are_this_users_and_each_partys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,57 @@ def test_an_older_ledger_under_a_kept_reply_is_noticed(tmp_path: Path) -> None:
     bench.ledgers.clear()
     reply = answer(request, site, bench)
     assert isinstance(reply, Declined) and reply.code == "ledger"
+
+
+OLDER = {  # what is put back -> what the site says of it
+    ("account", "account.head", "ledger.jsonl"): "the coordinator has counted entry 3 of this site's ledger, and it is not there",
+    ("account", "account.head"): "not as it was written",
+}
+
+
+@pytest.mark.parametrize("what", OLDER, ids=" and ".join)
+def test_a_site_whose_account_and_its_head_are_put_back_together_declines_and_is_charged_nothing(
+    what: tuple[str, ...], tmp_path: Path
+) -> None:
+    class Rejoins(Inline):
+        """Site 0 comes back to round 2 with copies from before round 1, in a process that remembers nothing."""
+
+        def ask(self, requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
+            number, site = next((r.round, s) for s, r in requests.items() if isinstance(r, TrainRequest))
+            here = tmp_path / "run" / "sites" / site
+            if number == 1:
+                shutil.copytree(here, tmp_path / "copy")
+            if number == 2:
+                for name in what:
+                    old = tmp_path / "copy" / name
+                    (shutil.copytree if old.is_dir() else shutil.copy2)(
+                        old, here / name, **({"dirs_exist_ok": True} if old.is_dir() else {})
+                    )
+                spent = [path for path in here.rglob("*") if path.is_file() and path.parent.name != "replies"]
+                before = [path.read_bytes() for path in spent]
+                self.bench.ledgers.clear()
+                self.bench.accounts.clear()
+                replies = list(super().ask(requests))
+                assert [path.read_bytes() for path in spent] == before
+                raise _Declining([r for r in replies if isinstance(r, Declined)])
+            yield from super().ask(requests)
+
+    def engine(setting: Any, conduct: Any) -> Any:
+        bench = Workbench.set_up(setting.experiment, setting.data.shape, setting.data.classes, len(setting.data.sites), setting.states)
+        return conduct(Rejoins(setting.data, bench))
+
+    with pytest.raises(_Declining) as found:
+        simulate(experiment(), tmp_path / "run", None, quiet=True, engine=engine)
+    (reply,) = found.value.replies
+    assert reply.site == "site-000" and reply.code == "ledger" and OLDER[what] in reply.reason
+
+
+class _Declining(BaseException):
+    """Ends a run with what its sites declined."""
+
+    def __init__(self, replies: list[Declined]):
+        super().__init__(replies)
+        self.replies = replies
 
 
 def _opened(folder: Path) -> tuple[Any, Workbench, TrainRequest]:

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from secagg_federation import Federation, check_of, resigned, same
 
@@ -89,14 +91,14 @@ def test_nothing_of_a_site_goes_in_the_clear():
 # -------------------------------------------------------------------------------- (b) the bound on lying, colluding sites
 
 
-def two_lists(colluders: int, first: int) -> tuple[Federation, bool]:
-    """A coordinator and `colluders` of ten sites try to have two lists answered: everybody alive, and all but site x.
+def two_lists(colluders: int, first: int, sites: int = 10, threshold: int = 0) -> tuple[Federation, bool]:
+    """A coordinator and `colluders` of the sites try to have two lists answered: everybody alive, and all but site x.
 
-    Every honest site is offered both, `first` of them the full list first, the others the other one first; colluders sign
+    threshold: what site x asks for, where that is more than ⌊2n/3⌋ + 1.  Every honest site is offered both, `first` of them the full list first, the others the other one first; colluders sign
     both, and use all that they hold.  Returns whether the coordinator could take the masks off x's own vector.
     """
-    f = Federation(10)
-    honest, liars = f.names[: 10 - colluders], f.names[10 - colluders :]
+    f = Federation(sites, asks={"a": threshold})
+    honest, liars = f.names[: sites - colluders], f.names[sites - colluders :]
     attempt = f.run(f.attempt(), until="masked")
     stock = {n: {h.dealer: h for h in f.sites[n].state.attempts[0].held} for n in liars}
     x = honest[0]
@@ -117,13 +119,12 @@ def two_lists(colluders: int, first: int) -> tuple[Federation, bool]:
             if isinstance(reply, Unmasking):
                 shares = reply.seeds if revealed is seeds else reply.keys
                 revealed[n] = next(share.value for share in shares if share.dealer == x)
-    enough = min(len(seeds), len(keys)) >= least_threshold(10)
-    return f, enough and taken_off(f, attempt, x, seeds, keys)
+    t = max(threshold, least_threshold(sites))
+    return f, min(len(seeds), len(keys)) >= t and taken_off(f, attempt, x, seeds, keys, t)
 
 
-def taken_off(f, attempt, x, seeds, keys) -> bool:
+def taken_off(f, attempt, x, seeds, keys, t) -> bool:
     places = {n: i for i, n in enumerate(f.names, 1)}
-    t = least_threshold(10)
     seed, key = (shamir.combine({places[n]: s for n, s in list(some.items())[:t]}) for some in (seeds, keys))
     publics = {k.site: k.mask for k in attempt.keys.values()}
     remove = [masks.Mask(p.self_key(seed, attempt.transcript, x), False)]
@@ -142,6 +143,31 @@ def test_up_to_2t_minus_n_minus_1_colluders_and_a_lying_coordinator_take_no_sing
 
 def test_one_colluder_more_than_the_bound_and_the_masks_come_off():
     assert two_lists(most_colluders(10, least_threshold(10)) + 1, 3)[1]
+
+
+@st.composite
+def sites_and_threshold(draw: st.DrawFn) -> tuple[int, int]:
+    """n and t of a full graph, in which one site may be missing."""
+    sites = draw(st.integers(4, 14))
+    return sites, draw(st.integers(least_threshold(sites), sites - 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(sites_and_threshold(), st.data())
+def test_at_any_number_of_sites_and_threshold_colluders_up_to_the_bound_unmask_nobody(numbers, data):
+    sites, threshold = numbers
+    colluders = data.draw(st.integers(0, most_colluders(sites, threshold)), "colluders")
+    first = data.draw(st.integers(0, sites - colluders), "honest sites that see the full list first")
+    assert not two_lists(colluders, first, sites, threshold)[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(sites_and_threshold())
+def test_at_any_number_of_sites_and_threshold_one_colluder_above_the_bound_unmasks_a_site(numbers):
+    sites, threshold = numbers
+    colluders = most_colluders(sites, threshold) + 1
+    at_the_bound, above = (two_lists(c, threshold - c, sites, threshold)[1] for c in (colluders - 1, colluders))
+    assert (at_the_bound, above) == (False, True)
 
 
 def test_fewer_colluders_than_the_threshold_hold_too_few_shares_to_unmask_alone():
