@@ -106,8 +106,10 @@ def _rules() -> bytes:
         "terms.py",
         "profile.py",
         "values.py",
+        "attributes.py",
         "cleaner.py",
         "pixels.py",
         "burned_in.py",
+        "lettering.py",
     ]
     return b"\0".join(folder.joinpath(name).read_bytes() for name in names)
