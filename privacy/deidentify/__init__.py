@@ -3,8 +3,8 @@
 - intake walks a store, opens files safely, and names what is no DICOM file.
 - reader is the strict parser: a file's structure without its values, or the code under which it is quarantined.
 - modules says which attributes each SOP class may keep; terms, which words text may hold.
-- profile has Table E.1-1 and the options of CID 7050, and makes the rules of a SOP class from all of these; values has
-  what a rule does to a value.
+- profile has Table E.1-1 and the options of CID 7050, and makes the rules of a SOP class from all of these; attributes
+  says which function an attribute's value must pass, values has the functions.
 - cleaner applies the rules at every depth, and writes a new explicit VR little endian header.
 - pseudonyms are patients, UIDs and dates under the site's key.
 - pixels and burned_in look after pixel data and the text in it; lettering finds letters in an image.

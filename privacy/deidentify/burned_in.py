@@ -2,7 +2,7 @@
 
 Objects of the classes at risk, and whatever a header calls derived, secondary or annotated, are looked at in every
 frame; no header switches it off.  First, the regions that an ultrasound calibrates keep their pixels and everything
-around them goes black, and what OCR finds in three frames and in the brightest and darkest of all frames goes too.
+around them goes black, and what OCR finds in three frames and in the brightest and darkest of all frames, or in their negatives, goes too.
 Then every frame is looked at again, at another scale, until nothing more is found.
 """
 
@@ -63,7 +63,7 @@ def look(parsed: Parsed, name: str, element: Element, shape: Shape) -> Looked:
     seen = Views(parsed, shape, about)
     boxes = 0
     for frame in _chosen(stored, np):
-        boxes += _add(mask, frame, seen, FIRST_SIDE)
+        boxes += _add(mask, frame, seen, FIRST_SIDE, negative=True)
     for number in range(len(stored)):
         for attempt in range(PASSES + 1):
             side = SECOND_SIDE if attempt % 2 == 0 else FIRST_SIDE
@@ -109,11 +109,15 @@ def _chosen(stored: Any, np: Any) -> list[Any]:
     return [*few, np.max(stored, axis=0), np.min(stored, axis=0)]
 
 
-def _add(mask: Any, frame: Any, seen: "Views", side: int, keen: bool = True) -> int:
-    """Find text in a frame and add it to the mask; how many boxes lay, at least in part, outside the mask."""
+def _add(mask: Any, frame: Any, seen: "Views", side: int, keen: bool = True, negative: bool = False) -> int:
+    """Find text in a frame and add it to the mask; how many boxes lay, at least in part, outside the mask.
+
+    negative: look at the frame's negative too, in which the model reads dark letters across bright edges.
+    """
     new = 0
     for image in seen.of(frame):
-        for left, top, right, bottom in find(image, side, keen) + marks(image):
+        found = find(image, side, keen) + marks(image) + (find(255 - image, side, keen) if negative else [])
+        for left, top, right, bottom in found:
             part = mask[top:bottom, left:right]
             if part.size and part.mean() < 0.98:
                 part[...] = True

@@ -58,7 +58,9 @@ class Policy(Section):
     structures: list[str] = Field(default=[], description="names of segments and regions of interest that pass beside TG-263")
     max_file_mib: int = Field(default=2048, ge=1, description="largest file, MiB")
     max_megapixels: int = Field(default=4096, ge=1, description="most pixels of one object, frames included, millions")
-    seconds_per_file: int = Field(default=900, ge=1, description="time that one file may take, seconds")
+    seconds_per_file: int = Field(
+        default=900, ge=1, description="CPU time that one file may take, seconds; by the clock, ten times as long"
+    )
     memory_mib: int = Field(default=8192, ge=512, description="address space of a worker process, MiB")
 
     @model_validator(mode="after")
@@ -104,8 +106,10 @@ def _rules() -> bytes:
         "terms.py",
         "profile.py",
         "values.py",
+        "attributes.py",
         "cleaner.py",
         "pixels.py",
         "burned_in.py",
+        "lettering.py",
     ]
     return b"\0".join(folder.joinpath(name).read_bytes() for name in names)

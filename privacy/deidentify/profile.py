@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from privacy.deidentify import values
+from privacy.deidentify import attributes, values
 from privacy.deidentify.modules import words
 from privacy.deidentify.policy import Policy
 
@@ -77,7 +77,7 @@ class Rule:
     @property
     def fallback(self) -> bytes | None:
         """The value where `act` gives none: a dummy for type 1, empty for type 2, None (remove) for type 3."""
-        return None if self.kind == 3 else b"" if self.kind == 2 else values.dummy(self.keyword, self.vr)
+        return None if self.kind == 3 else b"" if self.kind == 2 else attributes.dummy(self.keyword, self.vr)
 
 
 def rules(sop_class: str, policy: Policy) -> dict[int, Rule]:
@@ -108,8 +108,8 @@ def _rule(tag: int, keyword: str, vrs: list[bytes], kind: int, options: frozense
         if what == "Z":
             return None if kind == 3 else Rule(tag, keyword, b"SQ", frozenset([b"SQ"]), kind, "Z", values.empty, True)
         return Rule(tag, keyword, b"SQ", frozenset([b"SQ"]), kind, what or "K", None, True)
-    elif what in ("Z", "D") and keyword not in values.BY_KEYWORD:
-        act, pure = (values.empty, True) if what == "Z" else (values.constant(values.dummy(keyword, vrs[0]) or b""), True)
+    elif what in ("Z", "D") and keyword not in attributes.BY_KEYWORD:
+        act, pure = (values.empty, True) if what == "Z" else (values.constant(attributes.dummy(keyword, vrs[0]) or b""), True)
     else:
-        act, pure = values.check(keyword, vrs[0], what, options)
+        act, pure = attributes.check(keyword, vrs[0], what, options)
     return Rule(tag, keyword, vrs[0], frozenset(vrs), kind, what or "K", act, pure)

@@ -28,7 +28,6 @@ from privacy.deidentify.workers import Pool
 BATCH = 128  # files that get their names and their ledger rows together
 LONGEST_BATCH = 2.0  # seconds
 
-_PASSED = (State.DEIDENTIFIED, State.DUPLICATE)
 Progress = Callable[[int, int], None]  # (files done, files in all)
 
 
@@ -156,6 +155,7 @@ class Run:
         with Pool(self.make, self.workers, self.policy.seconds_per_file, self.policy.memory_mib) as pool:
             self._commit_all(pool.outcomes(self._tasks()))
             self._commit_all(pool.outcomes(self._series_with_text()))
+            self._commit_all(pool.outcomes(self._left_alone()))
         if not self.clean:
             self._sweep()
         self._close(begin)
@@ -191,11 +191,22 @@ class Run:
             f"SELECT path, size, mtime_ns, inode, sealed {ours} AND {pixels} = 'series sampled' "
             f"AND {series} IN (SELECT {series} {ours} AND {pixels} = 'blanked')"
         )
-        known = {"out": self.number, "rules": self.rules}
+        return self._again(query, thoroughly=True)
+
+    def _left_alone(self) -> Iterator[tuple[tuple[bytes, bool], Input]]:
+        """The duplicates of files that have no copy any more, since they have changed."""
+        copy = "SELECT 1 FROM inputs AS first INDEXED BY by_instance WHERE first.out = inputs.out"
+        copy += " AND first.instance = inputs.instance AND first.state = 'deidentified'"
+        query = "SELECT path, size, mtime_ns, inode, sealed FROM inputs"
+        query += f" WHERE out = :out AND rules = :rules AND run = :run AND state = 'duplicate' AND NOT EXISTS ({copy}) ORDER BY path"
+        return self._again(query, thoroughly=False)
+
+    def _again(self, query: str, thoroughly: bool) -> Iterator[tuple[tuple[bytes, bool], Input]]:
+        known = {"out": self.number, "rules": self.rules, "run": self.run}
         for _, size, mtime_ns, inode, sealed in self.vault.db.execute(query, known).fetchall():
             self.total += 1
             path = os.fsencode(self.vault.open(sealed)["path"])
-            yield (path, True), Input(path, size, mtime_ns, inode)
+            yield (path, thoroughly), Input(path, size, mtime_ns, inode)
 
     def _unchanged(self, item: Input, path: bytes) -> bool:
         query = "SELECT size, mtime_ns, inode, rules, state, code, name, row FROM inputs WHERE out = ? AND path = ?"
@@ -248,33 +259,23 @@ class Run:
             others = self._others(path, outcome.instance)
             if not others:
                 self._name(part, outcome)
-            elif all(content == outcome.content and code == "" for _, content, _, code in others):
-                os.unlink(part)
-                outcome = Outcome(State.DUPLICATE, "", "", outcome.content, outcome.instance, outcome.patient, outcome.identity)
             else:
                 os.unlink(part)
-                self._conflict(outcome.instance)
-                outcome = Outcome(
-                    State.QUARANTINED,
-                    "UID_CONFLICT",
-                    "",
-                    outcome.content,
-                    outcome.instance,
-                    outcome.patient,
-                    outcome.identity,
-                )
+                same = all(code == "" and (content == outcome.content or copy == outcome.row["sha256"]) for content, copy, code in others)
+                if not same:
+                    self._conflict(outcome.instance)
+                known = (outcome.content, outcome.instance, outcome.patient, outcome.identity)
+                outcome = Outcome(State.DUPLICATE, "", "", *known) if same else Outcome(State.QUARANTINED, "UID_CONFLICT", "", *known)
         self._record(item, path, outcome)
 
-    def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str, str]]:
-        """(name, content, state, code) of other inputs with the same instance."""
+    def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str]]:
+        """(content, SHA-256 of the copy, code) of other inputs that had or have a copy under this instance, or were held
+        back for it.  Duplicates have none."""
         # left to itself, SQLite takes the first column of the primary key and reads every row of the folder
-        query = "SELECT name, content, state, code, path, rules FROM inputs INDEXED BY by_instance"
-        query += " WHERE out = ? AND instance = ?"
-        return [
-            (name, content, state, code)
-            for name, content, state, code, other, rules in self.vault.db.execute(query, (self.number, instance))
-            if other != path and rules == self.rules and (state in _PASSED or code == "UID_CONFLICT")
-        ]
+        query = "SELECT content, json_extract(row, '$.sha256'), code, path, rules FROM inputs INDEXED BY by_instance"
+        query += " WHERE out = ? AND instance = ? AND (state = 'deidentified' OR code = 'UID_CONFLICT')"
+        found = self.vault.db.execute(query, (self.number, instance))
+        return [tuple(row[:3]) for row in found if row[3] != path and row[4] == self.rules]
 
     def _conflict(self, instance: str) -> None:
         """Hold back every input with this instance, what had a name included."""

@@ -46,9 +46,9 @@ CODES = {
     "TEXT_UNCHECKED": "can hold burned-in text, and OCR is not installed: pip install 'fedvision[dicom]'",
     "TEXT_REMAINS": "text is still read in the pixels after they were blanked",
     "HEAD_VOLUME": "a volume of the head, from which a face can be rendered; the policy rejects them",
-    "UID_CONFLICT": "two different files with one SOP instance UID; both are held back",
+    "UID_CONFLICT": "two different objects with one SOP instance UID; both are held back",
     "SELF_CHECK": "the independent check of the written file found something that must not be in it",
-    "TIMEOUT": "over the time that one file may take",
+    "TIMEOUT": "over the CPU time that one file may take, or blocked for ten times as long",
     "CRASHED": "its worker process died",
 }
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import cache
 from typing import Any
 
 from privacy.deidentify import terms
@@ -68,30 +67,6 @@ def constant(new: bytes) -> Act:
     return lambda context, value: new
 
 
-def dummy(keyword: str, vr: bytes) -> bytes | None:
-    """A value that says nothing, for attributes that must have one."""
-    return DUMMIES.get(
-        keyword,
-        {b"DA": b"19000101", b"TM": b"000000", b"DT": b"19000101000000", b"LO": b"REMOVED", b"SH": b"REMOVED"}.get(vr),
-    )
-
-
-DUMMIES = {
-    "ContentLabel": b"OBJECT",
-    "CodeMeaning": None,
-    "CodeValue": None,
-    "CodingSchemeDesignator": None,
-    "ImageType": rb"DERIVED\SECONDARY",
-    "ConversionType": b"WSD",
-    "ContentCreatorName": b"REMOVED",
-    "Modality": b"OT",
-    "RescaleType": b"US",
-    "SequenceVariant": b"NONE",
-    "ScanningSequence": b"RM",
-    "SegmentAlgorithmType": b"MANUAL",
-}
-
-
 # ---------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -129,15 +104,6 @@ def binary(size: int, most: int | None) -> Act:
         return value if fits and not (len(value) >= 6 and _SPELT.fullmatch(value)) else None
 
     return act
-
-
-@cache
-def most_values(tag: int) -> int | None:
-    """The upper limit of an attribute's multiplicity in PS3.6, None where there is none."""
-    from pydicom.datadict import dictionary_VM
-
-    last = dictionary_VM(tag).split("-")[-1]
-    return int(last) if last.isdigit() else None
 
 
 def table_data(context: Context, value: bytes) -> bytes | None:
@@ -342,65 +308,3 @@ def patient_id(context: Context, value: bytes) -> bytes | None:
 
 def removed(context: Context, value: bytes) -> bytes | None:
     return None
-
-
-BY_KEYWORD: dict[str, Act] = {
-    "PatientID": patient_id,
-    "PatientName": patient_id,
-    "PatientOrientation": orientation,
-    "PatientAge": age,
-    "ManufacturerModelName": model,
-    "SOPClassUID": uid,
-    "ReferencedSOPClassUID": uid,
-    "ROIName": structure("ROI", 0x30060022),
-    "SegmentLabel": structure("Segment", 0x00620004),
-    **{f"{colour}PaletteColorLookupTableData": table_data for colour in ("Red", "Green", "Blue")},
-    **{f"Segmented{colour}PaletteColorLookupTableData": segmented_table for colour in ("Red", "Green", "Blue")},
-    "LUTData": table_data,
-    # parts of codes never pass on their own: `cleaner` writes the whole code where PS3.16 knows it
-    **dict.fromkeys(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), removed),
-}
-_CONTEXTUAL = {"PatientID", "PatientName", "ROIName", "SegmentLabel", "LUTData"}
-_CONTEXTUAL |= {keyword for keyword in BY_KEYWORD if keyword.endswith("PaletteColorLookupTableData")}
-_DATES = {b"DA", b"TM", b"DT"}
-
-
-def check(keyword: str, vr: bytes, action: str, options: frozenset[str]) -> tuple[Act, bool]:
-    """The function that an attribute's value must pass, and whether it depends on the value alone."""
-    if keyword in ("InstitutionName", "InstitutionalDepartmentName"):
-        return institution, True
-    if keyword in BY_KEYWORD:
-        return BY_KEYWORD[keyword], keyword not in _CONTEXTUAL
-    if action == "C" and vr in (b"LO", b"SH"):
-        return descriptor, True
-    if action == "K" and vr in (b"LO", b"SH") and keyword not in terms.coded():
-        return device, False
-    if vr in _DATES:
-        return _temporal(keyword, vr, options)
-    if vr in (b"CS", b"LO", b"SH", b"LT"):
-        known = keyword in terms.coded() or keyword in terms.PATTERNS
-        act = kernel if keyword == "ConvolutionKernel" else coded(keyword) if known else removed
-        return act, True
-    if vr == b"UI":
-        return uid, True
-    by_vr: dict[bytes, Act] = {b"DS": decimals, b"IS": integers, b"AS": age}
-    return (by_vr[vr], True) if vr in by_vr else (_numbers(keyword, vr), True) if vr in SIZES else (removed, True)
-
-
-def _numbers(keyword: str, vr: bytes) -> Act:
-    return binary(4 if vr == b"AT" else SIZES[vr], None if vr == b"OW" else most_values(_tag(keyword)))
-
-
-def _temporal(keyword: str, vr: bytes, options: frozenset[str]) -> tuple[Act, bool]:
-    if "113106" in options:
-        return {b"DA": same_date, b"TM": same_time, b"DT": same_datetime}[vr], True
-    if "113107" not in options:
-        return removed, True
-    return {b"DA": moved_date(_tag(keyword)), b"TM": moved_time, b"DT": moved_datetime}[vr], False
-
-
-@cache
-def _tag(keyword: str) -> int:
-    from pydicom.datadict import tag_for_keyword
-
-    return int(tag_for_keyword(keyword) or 0)

@@ -1,11 +1,14 @@
 """Child processes that de-identify, each within limits of memory and time: what a hostile file can do ends there.
 
-A child is forked, gets a pipe and the rules, answers one outcome a file, and is killed and replaced when it is over
-time or dies. Its standard error is closed: a traceback could hold values.
+A child is forked, gets a pipe and the rules, answers one outcome a file, and is replaced when it is over time or dies.
+Its time is CPU time, which a busy or paused machine does not use up, and the system ends it there; the parent's clock
+ends only what sleeps or is blocked for PATIENCE times as long. Its standard error is closed: a traceback could hold
+values.
 """
 
 import contextlib
 import ctypes
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,6 +26,7 @@ from privacy.deidentify.states import State
 PR_SET_PDEATHSIG = 1  # prctl(2)
 BATCH = 8  # files sent to a child at once
 QUEUE, QUEUE_BYTES = 48, 32_000  # files, and bytes of paths, that lie before a child: work while the parent is at the disk
+PATIENCE = 10  # times the limit of CPU time: wall-clock time that a file may take
 AHEAD = 96  # files per child that may be under way or waiting for their turn
 
 Handler = Callable[[bytes, bool], Outcome]
@@ -37,7 +41,7 @@ class _Child:
     since: float = 0.0
 
 
-def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handler], memory: int, parent: int) -> None:
+def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handler], seconds: int, memory: int, parent: int) -> None:
     """The child's life: never returns, prints nothing."""
     try:
         # a forked child holds the other ends of pipes too, so that it would not see its parent die
@@ -53,17 +57,28 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
         handle = make()
         while True:
             for path, thoroughly in pipe.recv():
+                _allow(seconds)
                 pipe.send(handle(path, thoroughly))
     finally:
         os._exit(70)
 
 
+def _allow(seconds: int) -> None:
+    """From now on the process may use `seconds` of CPU time, then SIGXCPU ends it."""
+    used = math.ceil(time.process_time())  # the limit counts whole seconds: rounded up, a file may have one more, never less
+    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, resource.RLIM_INFINITY))
+
+
 class Pool:
     """`count` children.  `outcomes(tasks)` takes ((path, thoroughly), extra) and gives (extra, outcome) in their
-    order."""
+    order.
 
-    def __init__(self, make: Callable[[], Handler], count: int, seconds: float, memory_mib: int):
+    seconds: of CPU time that one file may take; it may take PATIENCE times as long by the clock.
+    """
+
+    def __init__(self, make: Callable[[], Handler], count: int, seconds: int, memory_mib: int, patience: float = PATIENCE):
         self.make, self.count, self.seconds, self.memory = make, count, seconds, memory_mib << 20
+        self.longest = patience * seconds  # by the clock
         self.context = multiprocessing.get_context("fork")
         self.children: list[_Child] = []
         self.waiting: deque[Task] = deque()
@@ -79,7 +94,8 @@ class Pool:
 
     def _start(self) -> _Child:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_child, args=(theirs, self.make, self.memory, os.getpid()), daemon=True)
+        limits = (self.seconds, self.memory)
+        process = self.context.Process(target=_child, args=(theirs, self.make, *limits, os.getpid()), daemon=True)
         process.start()
         theirs.close()
         return _Child(process, ours)
@@ -126,18 +142,18 @@ class Pool:
     def _receive(self) -> None:
         busy = [child for child in self.children if child.busy]
         now = time.monotonic()
-        left = min(child.since + self.seconds - now for child in busy)
+        left = min(child.since + self.longest - now for child in busy)
         for pipe in multiprocessing.connection.wait([child.pipe for child in busy], max(0.0, left)):
             child = next(child for child in busy if child.pipe is pipe)
             try:
                 outcome = child.pipe.recv()
             except (EOFError, OSError):
-                self._replace(child, "CRASHED")
+                self._replace(child, "")
                 continue
             self._answer(child, outcome)
         now = time.monotonic()
         for child in busy:
-            if child.busy and child in self.children and now - child.since > self.seconds and not child.pipe.poll():
+            if child.busy and child in self.children and now - child.since > self.longest and not child.pipe.poll():
                 self._replace(child, "TIMEOUT")
 
     def _answer(self, child: _Child, outcome: Outcome) -> None:
@@ -146,8 +162,10 @@ class Pool:
         child.since = time.monotonic()
 
     def _replace(self, child: _Child, code: str) -> None:
-        """The file at hand is quarantined, the others go back, and a new child takes the place."""
+        """The file at hand is quarantined, under what ended the child where no `code` says it; the others go back, and
+        a new child takes the place."""
+        self._end(child)
+        code = code or ("TIMEOUT" if child.process.exitcode == -signal.SIGXCPU else "CRASHED")
         self._answer(child, Outcome(State.QUARANTINED, code))
         self.waiting.extendleft(reversed(child.busy))
-        self._end(child)
         self.children[self.children.index(child)] = self._start()

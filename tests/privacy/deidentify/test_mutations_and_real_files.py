@@ -77,9 +77,9 @@ def test_every_real_file_ends_in_a_state_and_none_is_held_back_by_a_false_match(
 
 
 def test_a_leak_that_the_cleaner_would_let_through_is_held_back_by_the_check(bench, monkeypatch):
-    from privacy.deidentify import values
+    from privacy.deidentify import attributes, values
 
-    monkeypatch.setitem(values.BY_KEYWORD, "PatientID", values.same_date)  # a broken rule: passes a date as it is
+    monkeypatch.setitem(attributes.BY_KEYWORD, "PatientID", values.same_date)  # a broken rule: passes a date as it is
     outcome, written = bench(options=["113107"]).run(file(base() | {0x00100020: ("LO", b"19510829")}))
     assert (outcome.code, written) == ("SELF_CHECK", b"") and "(0010,0020)" in outcome.note
     assert "19510829" not in outcome.note

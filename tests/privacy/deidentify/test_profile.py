@@ -8,7 +8,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from fedvision.errors import ConfigError
 from fedvision.schema import validate
-from privacy.deidentify import terms, values
+from privacy.deidentify import attributes, terms, values
 from privacy.deidentify.modules import CLASSES, STORAGE, words
 from privacy.deidentify.policy import MEANINGS, Policy
 from privacy.deidentify.profile import OPTION_LETTERS, action, rules, safe_private, table
@@ -61,7 +61,7 @@ def test_with_the_basic_profile_alone_no_attribute_that_the_table_removes_has_a_
 
 
 def test_every_word_of_every_module_is_an_attribute_of_the_standard_and_text_has_a_vocabulary_or_a_rule():
-    ruled = set(values.BY_KEYWORD) | set(table())
+    ruled = set(attributes.BY_KEYWORD) | set(table())
     for sop_class in CLASSES:
         for keyword in words(STORAGE + sop_class):
             tag = tag_for_keyword(keyword)

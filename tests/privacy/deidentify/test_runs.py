@@ -178,8 +178,15 @@ def _alive(pid: str) -> bool:
 
 
 def sleepy(path: bytes, thoroughly: bool) -> Outcome:
-    if path == b"hangs":
-        time.sleep(60)
+    if path == b"is blocked":
+        signal.pause()
+    if path == b"stands still":  # for longer than the limit, as on a machine that gives it no time
+        time.sleep(1.5)
+    while path == b"computes":
+        pass
+    end = time.process_time() + 0.7
+    while path == b"uses 0.7 s of CPU time" and time.process_time() < end:
+        pass
     if path == b"dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if path == b"eats":
@@ -189,14 +196,31 @@ def sleepy(path: bytes, thoroughly: bool) -> Outcome:
     return Outcome(State.DEIDENTIFIED, name=path.decode())
 
 
-def test_a_file_that_hangs_dies_or_raises_costs_itself_alone_and_the_order_stays(capfd):
-    paths = [b"a", b"hangs", b"b", b"dies", b"c", b"raises", b"eats", *(b"%d" % n for n in range(40))]
-    with Pool(lambda: sleepy, 2, 3.0, 1024) as pool:
-        outcomes = [(path, outcome.code) for path, outcome in pool.outcomes(((path, False), path) for path in paths)]
+def answered(paths: list[bytes], **limits) -> list[tuple[bytes, str]]:
+    """(path, code), from two children with a second of CPU time and 1 GiB a file."""
+    with Pool(lambda: sleepy, 2, 1, 1024, **limits) as pool:
+        return [(path, outcome.code) for path, outcome in pool.outcomes(((path, False), path) for path in paths)]
+
+
+def test_a_file_that_computes_for_ever_dies_or_raises_costs_itself_alone_and_the_order_stays(capfd):
+    paths = [b"a", b"computes", b"b", b"dies", b"c", b"raises", b"eats", *(b"%d" % n for n in range(40))]
+    outcomes = answered(paths, patience=600)
     assert [path for path, _ in outcomes] == paths
     codes = {path: code for path, code in outcomes if code}
-    assert codes == {b"hangs": "TIMEOUT", b"dies": "CRASHED", b"raises": "CRASHED", b"eats": "CRASHED"}
+    assert codes == {b"computes": "TIMEOUT", b"dies": "CRASHED", b"raises": "CRASHED", b"eats": "CRASHED"}
     assert "SMITH" not in "".join(capfd.readouterr())
+
+
+def test_a_file_that_gets_no_processor_for_longer_than_its_limit_of_cpu_time_passes():
+    assert answered([b"stands still", b"a"], patience=600) == [(b"stands still", ""), (b"a", "")]
+
+
+def test_a_file_that_is_blocked_for_ever_ends_by_the_clock():
+    assert answered([b"is blocked"], patience=1) == [(b"is blocked", "TIMEOUT")]
+
+
+def test_every_file_has_the_whole_limit_for_itself():
+    assert answered([b"uses 0.7 s of CPU time"] * 2, patience=600) == [(b"uses 0.7 s of CPU time", "")] * 2
 
 
 def test_who_is_behind_a_pseudonym_is_told_with_a_reason_and_recorded(place):
