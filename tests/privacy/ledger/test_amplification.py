@@ -56,11 +56,18 @@ def _run_of(folder: Path) -> str:
     return str(json.loads((folder / "summary.json").read_text())["run"])
 
 
+def _but_its_own(request: Request) -> dict[str, Any]:
+    """A request's fields, tensors by identity, but for the site's own newest entry."""
+    own = {name: value for name, value in vars(request).items() if name != "seen"}
+    return {name: {n: id(t) for n, t in value.items()} if isinstance(value, dict) else value for name, value in own.items()}
+
+
 class Watched:
     """An engine in this process that hands on each request, and notes who was sent what."""
 
     def __init__(self, before: Callable[[Mapping[SiteId, Request]], None] = lambda requests: None):
         self.asked: list[tuple[tuple[SiteId, ...], int, int]] = []
+        self.seen: dict[SiteId, str] = {}
         self.before = before
 
     def __call__(self, setting: Setting, conduct: Callable[[Exchange], Any]) -> Any:
@@ -70,7 +77,11 @@ class Watched:
             def ask(requests: Mapping[SiteId, Request]) -> Iterator[Reply]:
                 self.before(requests)
                 first = next(iter(requests.values()))
-                assert isinstance(first, TrainRequest) and all(request is first for request in requests.values())
+                assert isinstance(first, TrainRequest) and all(
+                    _but_its_own(request) == _but_its_own(first) for request in requests.values()
+                )
+                for site, request in requests.items():  # its one entry, of when it joined, whatever was drawn since
+                    assert isinstance(request, TrainRequest) and self.seen.setdefault(site, request.seen) == request.seen
                 self.asked.append((tuple(requests), first.round, first.attempt))
                 return own(requests)
 
