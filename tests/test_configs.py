@@ -40,6 +40,8 @@ def shortened(path: Path) -> list[str]:
     settings = ["federation.rounds=2", "training.epochs=null", "training.steps=1", "tracking.mlflow=null", "tracking.report=false"]
     if federation.cohort is not None and not experiment.secure_aggregation.enabled:  # whose thresholds belong to its cohort
         settings += [f"federation.cohort={max(4, federation.min_replies)}"]
+    if experiment.training.warmup >= 2:  # rounds, which there are not
+        settings += ["training.warmup=1"]
     return [*settings, "evaluation.every=2"]
 
 
