@@ -297,8 +297,8 @@ class Rounds:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
         if self.ledger is not None:  # on disk before it is first sent
             request = replace(request, witness=self.ledger.request(request, chosen))
-        seen = {} if self.ledger is None else {site: self.ledger.seen(site) for site in chosen}
-        return {site: replace(request, counted=progress.counted.get(site), seen=seen.get(site, "")) for site in chosen}
+        own = {site: (progress.counted.get(site), "" if self.ledger is None else self.ledger.seen(site)) for site in chosen}
+        return {site: request if it == (None, "") else replace(request, counted=it[0], seen=it[1]) for site, it in own.items()}
 
     def _sink(self) -> Total | Updates | Arrivals:
         most = self.experiment.federation.max_update_norm
