@@ -62,6 +62,17 @@ def complaints(e: "Experiment") -> Iterator[str]:
             f"evaluation.patience = {e.evaluation.patience} stops by the server's validation data, and there is none: set "
             "evaluation.server.validation, or patience to null"
         )
+    yield from _engine_complaints(e)
+    yield from _acceptance_complaints(e)
+    yield from _fault_complaints(e)
+    if e.engine.name == "vmap":
+        yield from _vmap_complaints(e)
+    if e.secure_aggregation.enabled:
+        yield from _masking_complaints(e)
+
+
+def _engine_complaints(e: "Experiment") -> Iterator[str]:
+    """What an engine has no use for, or cannot do."""
     if e.engine.address is not None and e.engine.name != "ray":
         yield f"engine.address = {e.engine.address!r} and engine.name = {e.engine.name} exclude each other; an address is for ray"
     if e.engine.site_seconds is not None and e.engine.name != "ray":
@@ -69,8 +80,6 @@ def complaints(e: "Experiment") -> Iterator[str]:
             f"engine.site_seconds = {e.engine.site_seconds:g} and engine.name = {e.engine.name} exclude each other: it cannot be left in the middle of "
             "a site; use ray, or set site_seconds to null and wait"
         )
-    yield from _acceptance_complaints(e)
-    yield from _fault_complaints(e)
     if e.engine.name in {"inline", "vmap"} and e.engine.workers != 1:
         yield f"engine.workers = {e.engine.workers} and engine.name = {e.engine.name} exclude each other: it has one worker; use ray or flower"
     if e.engine.gpus_per_worker and e.engine.name in {"inline", "vmap"}:
@@ -83,10 +92,6 @@ def complaints(e: "Experiment") -> Iterator[str]:
             f"engine.gpus_per_worker = {e.engine.gpus_per_worker:g} and engine.device = cpu exclude each other: a share of a GPU would lie idle; set "
             "device to auto or cuda, or gpus_per_worker to 0"
         )
-    if e.engine.name == "vmap":
-        yield from _vmap_complaints(e)
-    if e.secure_aggregation.enabled:
-        yield from _masking_complaints(e)
 
 
 def _acceptance_complaints(e: "Experiment") -> Iterator[str]:
