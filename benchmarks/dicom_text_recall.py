@@ -211,6 +211,7 @@ def _grown(mask: Any, by: int) -> Any:
 
 
 def main() -> None:
+    """Draw the images, blank them, and say which have text left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)

@@ -64,6 +64,7 @@ def outcomes(sweep: Sweep) -> list[Outcome]:
 
 
 def outcome_of(run: Run, path: Path, metric: str) -> Outcome:
+    """What a run of the sweep came to, from its folder."""
     stands = status(path)
     if stands == "absent":
         return Outcome(run, stands, None, {}, [], None, None, {})

@@ -96,14 +96,17 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The run's name."""
         return str(self.summary.get("name") or self.get("name"))
 
     @property
     def kind(self) -> str:
+        """simulate, centralised or local."""
         return str(self.summary.get("kind", "simulate"))
 
     @property
     def status(self) -> str:
+        """How the run stands: running, completed, interrupted, ..."""
         return str(self.summary.get("status", "running"))
 
     @property

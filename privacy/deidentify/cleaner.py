@@ -42,6 +42,7 @@ def encode(tag: int, vr: bytes, value: bytes) -> bytes:
 
 
 def sequence(tag: int, items: list[bytes]) -> bytes:
+    """A sequence element of these items, explicit VR little endian."""
     body = b"".join([part for item in items for part in (_item(0xFFFE, 0xE000, len(item)), item)])
     return _long(tag >> 16, tag & 0xFFFF, b"SQ", len(body)) + body
 
@@ -88,6 +89,7 @@ def _version() -> str:
 
 
 def code_item(scheme: str, value: str, meaning: str) -> bytes:
+    """An item of a code sequence: scheme, value and meaning (PS3.3, section 8)."""
     return (
         encode(0x00080100, b"SH", value.encode())
         + encode(0x00080102, b"SH", scheme.encode())

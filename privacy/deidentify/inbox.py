@@ -33,9 +33,11 @@ class Inbox:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def stem(self, instance: str) -> str:
+        """The file's name for an instance, which tells nothing of it."""
         return self.pseudonyms.digest("inbox", instance.encode("latin-1", "replace")).hex()[:32]
 
     def has(self, instance: str) -> bool:
+        """Whether the instance has come before."""
         return (self.folder / f"{self.stem(instance)}.dcm").exists()
 
     def put(self, instance: str, data: bytes) -> bool:

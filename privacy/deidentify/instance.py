@@ -36,6 +36,7 @@ class Identity:
     issuer: str
 
     def as_json(self) -> dict[str, str]:
+        """Its fields by name."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -163,15 +164,18 @@ class Deidentifier:
         return ""
 
     def cleaner(self, sop_class: str) -> Cleaner:
+        """What cleans objects of a SOP class, made once."""
         if sop_class not in self.cleaners:
             self.cleaners[sop_class] = Cleaner(sop_class, self.policy, self.rule_set)
         return self.cleaners[sop_class]
 
     def uid(self, value: str) -> str:
+        """The UID that stands for `value` in the copy."""
         raw = value.encode("latin-1")
         return value if "113110" in self.policy.options and values.is_uid(raw) else self.pseudonyms.uid(raw).decode()
 
     def context(self, parsed: Parsed, who: Identity) -> values.Context:
+        """What the values of one object are judged and changed by."""
         patient = self.pseudonyms.patient(who.patient, who.issuer)
         start = values.clock(parsed.text(0x00080030).encode("latin-1"))
         if start is None:

@@ -37,6 +37,7 @@ def write(out: Path, rows: Iterable[dict[str, Any]]) -> tuple[str, int]:
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write the run's counts beside the manifest, whole or not at all."""
     fresh = out / ".partial" / SUMMARY
     with open(fresh, "w", encoding="utf-8") as file:
         json.dump(summary, file, indent=2, sort_keys=True)

@@ -151,6 +151,7 @@ def _what(tag: int, vr: bytes) -> int:
 
 @cache
 def dictionary_vr(tag: int) -> bytes:
+    """The VR of a tag in the standard's dictionary; LO and UN for private ones."""
     from pydicom._dicom_dict import DicomDictionary
 
     if tag >> 16 & 1:
@@ -206,6 +207,7 @@ def _in_header(data: bytes, stream: int, at: int) -> bool:
 
 
 def calendar_day(value: bytes) -> date | None:
+    """The day that a DA value names; None where it names none."""
     digits = value.replace(b".", b"")
     try:
         return date(int(digits[:4]), int(digits[4:6]), int(digits[6:8])) if len(digits) == 8 and digits.isdigit() else None
@@ -214,6 +216,7 @@ def calendar_day(value: bytes) -> date | None:
 
 
 def iso_day(day: date | None, days: int) -> bytes:
+    """YYYYMMDD of `day` moved by `days`; ? where there is none."""
     try:
         return (day + timedelta(days)).isoformat().replace("-", "").encode() if day else b"?"
     except OverflowError:
@@ -221,6 +224,7 @@ def iso_day(day: date | None, days: int) -> bytes:
 
 
 def microseconds(time: bytes) -> int | None:
+    """Since midnight, of a TM value; None where it is none."""
     whole, _, fraction = time.strip(b" \0").replace(b":", b"").partition(b".")
     if not whole.isdigit() or len(whole) not in (2, 4, 6) or (fraction and not (fraction.isdigit() and len(fraction) < 7)):
         return None
@@ -231,6 +235,7 @@ def microseconds(time: bytes) -> int | None:
 
 
 def clock_text(microseconds: int, fraction: bool) -> bytes:
+    """A TM value of so many microseconds since midnight."""
     seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
     text = f"{seconds // 3600:02}{seconds // 60 % 60:02}{seconds % 60:02}"
     return (text + f".{rest:06}" if fraction else text).encode()

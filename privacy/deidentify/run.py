@@ -47,9 +47,11 @@ class Summary:
 
     @property
     def adds_up(self) -> bool:
+        """Whether each input is in exactly one state."""
         return self.inputs == sum(self.states.values())
 
     def as_json(self) -> dict[str, Any]:
+        """The counts, as summary.json and --json give them."""
         return {
             "inputs": self.inputs,
             "states": self.states,
@@ -147,6 +149,7 @@ class Run:
         self.started = time.time()
 
     def go(self) -> Summary:
+        """Take every input of the store to its state."""
         begin = time.monotonic()
         self.run, self.clean = self.vault.begin(self.number)
         for left in (self.out / ".partial").glob("*.part"):

@@ -60,10 +60,12 @@ TIME_OF = {
 
 
 def empty(context: Context, value: bytes) -> bytes | None:
+    """Nothing, whatever it was."""
     return b""
 
 
 def constant(new: bytes) -> Act:
+    """Always `new`."""
     return lambda context, value: new
 
 
@@ -82,6 +84,7 @@ def decimals(context: Context, value: bytes) -> bytes | None:
 
 
 def integers(context: Context, value: bytes) -> bytes | None:
+    """An IS value of whole numbers as it is."""
     value = value.rstrip(b" \0")
     return value if all(_IS.fullmatch(part) or not part for part in value.split(b"\\")) else None
 
@@ -135,6 +138,7 @@ def segmented_table(context: Context, value: bytes) -> bytes | None:
 
 
 def uid(context: Context, value: bytes) -> bytes | None:
+    """The UIDs' pseudonyms."""
     value = value.strip(b" \0")
     if not value:
         return b""
@@ -143,6 +147,7 @@ def uid(context: Context, value: bytes) -> bytes | None:
 
 
 def is_uid(value: bytes) -> bool:
+    """Whether it has the form of a UID (PS3.5, section 9.1)."""
     return len(value) <= 64 and _UID.fullmatch(value) is not None
 
 
@@ -208,6 +213,7 @@ def _time(microseconds: int, fraction: bool) -> bytes:
 
 
 def moved_datetime(context: Context, value: bytes) -> bytes | None:
+    """A DT value, moved as the patient's dates and times are."""
     text = value.strip(b" \0")
     match = re.fullmatch(rb"(\d{8})(\d{2,6}(?:\.\d{1,6})?)?([+-]\d{4})?", text)
     found = day(match[1]) if match else None
@@ -222,14 +228,17 @@ def moved_datetime(context: Context, value: bytes) -> bytes | None:
 
 
 def same_date(context: Context, value: bytes) -> bytes | None:
+    """A DA value as it is, under 113106."""
     return value.strip(b" \0") if day(value) else None
 
 
 def same_time(context: Context, value: bytes) -> bytes | None:
+    """A TM value as it is."""
     return value.strip(b" \0") if clock(value) is not None else None
 
 
 def same_datetime(context: Context, value: bytes) -> bytes | None:
+    """A DT value as it is."""
     text = value.strip(b" \0")
     return text if re.fullmatch(rb"\d{8}(\d{2,6}(\.\d{1,6})?)?([+-]\d{4})?", text) and day(text[:8]) else None
 
@@ -258,21 +267,25 @@ def coded(keyword: str) -> Act:
 
 
 def orientation(context: Context, value: bytes) -> bytes | None:
+    r"""A patient orientation, e.g. A\L, as it is."""
     value = value.strip(b" \0")
     return value if _ORIENTATION.fullmatch(value) else None
 
 
 def model(context: Context, value: bytes) -> bytes | None:
+    """A manufacturer's model name that is known, in the known spelling."""
     found = terms.model(value.decode("latin-1").strip(" \0"))
     return found.encode() if found else None
 
 
 def kernel(context: Context, value: bytes) -> bytes | None:
+    """A convolution kernel that is known."""
     found = terms.term("ConvolutionKernel", value.decode("latin-1").strip(" \0"))
     return found.encode() if found else None
 
 
 def descriptor(context: Context, value: bytes) -> bytes | None:
+    """What is left of a description when only known words stay."""
     return terms.descriptor(value.decode("latin-1"))[:64].strip().encode() or None
 
 
@@ -292,6 +305,7 @@ def structure(label: str, number_tag: int) -> Act:
 
 
 def institution(context: Context, value: bytes) -> bytes | None:
+    """An institution that the policy names."""
     return value.strip(b" \0") if value.decode("utf-8", "replace").strip(" \0") in context.policy.institutions else None
 
 
@@ -303,8 +317,10 @@ def device(context: Context, value: bytes) -> bytes | None:
 
 
 def patient_id(context: Context, value: bytes) -> bytes | None:
+    """The patient's pseudonym."""
     return context.patient.encode()
 
 
 def removed(context: Context, value: bytes) -> bytes | None:
+    """Not there."""
     return None

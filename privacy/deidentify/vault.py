@@ -67,6 +67,7 @@ class Sealer:
         self._cipher = AESGCM(self.pseudonyms.derive("vault"))
 
     def seal(self, value: Any) -> bytes:
+        """`value`, encrypted by AES-256-GCM under the vault's key."""
         nonce = secrets.token_bytes(12)
         return nonce + self._cipher.encrypt(nonce, json.dumps(value).encode(), None)
 
@@ -104,6 +105,7 @@ class Vault(Sealer):
         return bytes.fromhex(self.open(self.db.execute("SELECT sealed FROM secret").fetchone()[0]))
 
     def close(self) -> None:
+        """Close the database."""
         self.db.close()
 
     # ------------------------------------------------------------------------------------------------------- runs
@@ -121,9 +123,11 @@ class Vault(Sealer):
         return int(run or 0), last is None or last[0] is not None
 
     def finish(self, run: int) -> None:
+        """Note that a run came to its end."""
         self.db.execute("UPDATE runs SET finished = ? WHERE id = ?", (time.time(), run))
 
     def path_key(self, path: bytes) -> bytes:
+        """16 bytes that stand for a path, and tell nothing of it."""
         return self._lookup.digest("path", path)[:16]
 
     # --------------------------------------------------------------------------------------------------- subjects

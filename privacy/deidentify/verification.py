@@ -25,6 +25,7 @@ class Result:
     findings: list[dict[str, str]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
+        """Files, findings, and whether there are none."""
         return {"files": self.files, "findings": self.findings, "ok": not self.findings}
 
 

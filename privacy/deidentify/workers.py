@@ -107,6 +107,7 @@ class Pool:
         child.pipe.close()
 
     def outcomes(self, tasks: Iterable[tuple[tuple[bytes, bool], Any]]) -> Iterator[tuple[Any, Outcome]]:
+        """Each task's label and outcome, in the order of the tasks."""
         source = enumerate(tasks)
         following, issued, more = 0, 0, True
         while True:
