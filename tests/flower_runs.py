@@ -97,8 +97,8 @@ def serve(folder: Path) -> None:
     from fedvision.errors import EngineError
     from fedvision.schema import validate
     from server.app import Conductor
-    from simulations.engines import Setting
     from simulations.flower import _backend, _environment_kept, _quiet, premises
+    from simulations.setting import Setting
 
     blocks = {"data": {"dataset": "digits"}, "partition": {"scheme": "iid", "sites": NODES}, "federation": {"rounds": 1}}
     experiment = validate(Experiment, blocks, "the roll")
