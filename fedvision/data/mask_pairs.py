@@ -8,7 +8,7 @@ import numpy as np
 
 from fedvision.augment import UNKNOWN
 from fedvision.data.coco_masks import Marked, painted
-from fedvision.data.decode import MOST_PIXELS, decoded
+from fedvision.data.decode import MOST_PIXELS, decoded, shown
 from fedvision.data.masks import pixels_by_class
 from fedvision.data.nifti import NotFinite, is_nifti, same_place, volume
 from fedvision.data.resize import resized, resized_masks
@@ -91,9 +91,7 @@ def _picture(path: Path, name: str, channels: int) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as file:
-        if len(file.getbands()) != 4:
-            raise CorruptImage(f"{name} has the channels {', '.join(file.getbands())}, and data.channels = 4")
-        return np.asarray(file).transpose(2, 0, 1)
+        return shown(file, name, channels).transpose(2, 0, 1)
 
 
 def _values(root: Path, of: str | Marked) -> np.ndarray:
