@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedvision.data.boxed import check_boxes
+from fedvision.data.boxed import check_boxes, without_masks
 from fedvision.data.dataset import Dataset
 from fedvision.data.masks import check_masks
 from fedvision.errors import DataError
@@ -26,7 +26,11 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
         check_masks(dataset, f"task = segmentation: data set {dataset.name}")
         return dataset
     if task == "detection":
+        dataset = without_masks(dataset)
         check_boxes(dataset, f"task = detection: data set {dataset.name}")
+        return dataset
+    if task == "instances":
+        check_boxes(dataset, f"task = instances: data set {dataset.name}", masks=True)
         return dataset
     if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())
