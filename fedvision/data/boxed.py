@@ -77,8 +77,10 @@ def box_folder(data: "BoxFolder") -> Dataset:
     root, path = Path(data.root).expanduser(), Path(data.annotations).expanduser()
     if not root.is_dir():
         raise DataError(f"data.root = {data.root}: there is no such folder")
+    if data.masks and path.is_dir():
+        raise DataError(f"data.masks = true and data.annotations = {data.annotations}: VOC's XML holds no masks; give a COCO JSON")
     stop = data.on_bad_box == "stop"
-    found = read_voc(path, data.classes, stop) if path.is_dir() else read_coco(path, data.classes, stop)
+    found = read_voc(path, data.classes, stop) if path.is_dir() else read_coco(path, data.classes, stop, masks=data.masks)
     if not found.classes:
         raise DataError(f"data.annotations = {data.annotations} names no class")
     there = _there(root, found, data.on_corrupt == "stop")
@@ -86,27 +88,43 @@ def box_folder(data: "BoxFolder") -> Dataset:
         raise DataError(f"none of the {len(found.names)} images that {path} names can be read under {root}")
     ready = prepare(root, [found.names[i] for i in there], data.image_size, data.channels, data.on_corrupt)
     kept = [there[i] for i in ready.kept]
-    boxes = [_scaled(found.boxes[i], found.sizes[i], ready.images.shape[2:]) for i in kept]
+    boxes = [_scaled(found, i, ready.images.shape[2:]) for i in kept]
+    notes = found.problems.notes()
+    if data.masks:
+        boxes, small = _with_masks(boxes, found, kept, ready.images.shape[2:])
+        notes += (f"{small:,} objects without a pixel in images of this size are not looked for",) if small else ()
     columns = {name: np.array(values)[kept] for name, values in found.columns.items()}
     means, stds = normalisation(data.mean, data.std, data.channels, 0.5, 0.5)
     counted = f"{sum(len(b) for b in boxes):,} boxes in {len(boxes):,} images, of which {sum(not len(b) for b in boxes):,} have none"
     return Dataset(
         "box_folder", ready.images, main_class(boxes, len(found.classes)), found.classes, means, stds,
-        subjects=columns.get("subject"), columns=columns, notes=(counted, *found.problems.notes(), *ready.notes()), digest=ready.digest,
+        subjects=columns.get("subject"), columns=columns, notes=(counted, *notes, *ready.notes()), digest=ready.digest,
         targets=padded(boxes), target_names=found.classes,
     )  # fmt: skip
 
 
-def _scaled(boxes: np.ndarray, size: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    """Boxes of an image of `size` (width, height) in the image as it was prepared, of `shape` (height, width)."""
-    return boxes * np.array([1, shape[1] / size[0], shape[0] / size[1], shape[1] / size[0], shape[0] / size[1]])
+def _scaled(found: Annotated, image: int, shape: tuple[int, ...]) -> np.ndarray:
+    """An image's boxes as it was prepared, of `shape` (height, width)."""
+    width, height = found.sizes[image]
+    return found.boxes[image] * np.array([1, *[shape[1] / width, shape[0] / height] * 2])
+
+
+def _with_masks(boxes: Sequence[np.ndarray], found: Annotated, kept: Sequence[int], shape: tuple[int, ...]) -> tuple[list[np.ndarray], int]:
+    """Boxes [m,5] with their masks [m,5 + P] in images of `shape` (height, width); how many show no pixel there, and are to be ignored."""
+    result, small = [], 0
+    for rows, image in zip(boxes, kept, strict=True):
+        masks = np.array([one.mask(shape[0], shape[1]) for one in found.shapes[image]], bool).reshape(-1, shape[0], shape[1])
+        empty = ~masks.any((1, 2)) & (rows[:, 0] >= 0)
+        small += int(empty.sum())
+        kinds = np.where(empty, -2 - rows[:, 0], rows[:, 0])
+        result.append(np.concatenate([kinds[:, None], rows[:, 1:], packed(masks)], 1))
+    return result, small
 
 
 def _there(root: Path, found: Annotated, stop: bool) -> list[int]:
     """Which of the images are files of the size that is said of them; the others are named, or counted."""
     from PIL import Image, UnidentifiedImageError
 
-    found.problems.stop = found.problems.stop and stop
     result = []
     for number, (name, size) in enumerate(zip(found.names, found.sizes, strict=True)):
         path = (root / name).resolve()

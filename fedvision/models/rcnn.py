@@ -58,11 +58,9 @@ class FasterRcnnNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,N,6], in evaluation mode."""
-        found = [_row_each(one, x) for one in self.net(list(x))]
-        result = x.new_zeros(len(found), max([1, *(len(rows) for rows in found)]), found[0].shape[1])
-        for rows, place in zip(found, result, strict=True):
-            place[: len(rows)] = rows
-        return result
+        found = [_rows(one, x) for one in self.net(list(x))]
+        most = max([1, *(len(rows) for rows in found)])
+        return torch.stack([nn.functional.pad(rows, (0, 0, 0, most - len(rows))) for rows in found])
 
     def joint(self, x: Tensor, targets: Tensor) -> Tensor:
         """The sum of the losses over the batch, a number.  targets [B,M,5], of Mask R-CNN with masks; regions to be ignored are not used."""
@@ -97,9 +95,7 @@ class MaskRcnnNet(FasterRcnnNet):
 _NAMES = [str(number) for number in range(len(STRIDES))]  # of the pyramid's maps
 
 
-def _stages(
-    into: int, classes: int, width: int, norm: str, backbone: str, channels: int, hidden: int, proposals: int
-) -> dict[str, Any]:
+def _stages(into: int, classes: int, width: int, norm: str, backbone: str, channels: int, hidden: int, proposals: int) -> dict[str, Any]:
     """What both nets are built of: the pyramid, the proposals, and the head that names and moves them."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -114,7 +110,7 @@ def _stages(
     }  # fmt: skip
 
 
-def _row_each(one: "dict[str, Tensor]", x: Tensor) -> Tensor:
+def _rows(one: "dict[str, Tensor]", x: Tensor) -> Tensor:
     """One image's detections as rows [n,6] or, with masks, [n,6 + P]."""
     rows = [one["boxes"], one["scores"][:, None], one["labels"][:, None].to(x) - 1]
     return torch.cat([*rows, laid_in(one["masks"][:, 0] > 0.5)] if "masks" in one else rows, 1)
