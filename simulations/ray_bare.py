@@ -28,7 +28,7 @@ def start(**given: Any) -> None:
     import ray
 
     try:
-        with _bare():
+        with bare():
             ray.init(address="local", **given)
     except Exception as error:  # whatever a changed private part raises: Ray as it is shipped decides what is an error
         log.info("Ray did not start without its agents (%s); starting it with them", error)
@@ -38,7 +38,7 @@ def start(**given: Any) -> None:
 
 
 @contextmanager
-def _bare() -> Iterator[None]:
+def bare() -> Iterator[None]:
     """While this lasts, a node that is started has no dashboard, autoscaler, log monitor and agents."""
     import ray._private.node as nodes
     import ray._private.services as services
