@@ -194,7 +194,7 @@ def test_a_damaged_account_spends_no_more(tmp_path: Path) -> None:
     path = _charged(tmp_path).path
     content = path.read_bytes()
     at = content.index(b'"kind":"charge"')
-    path.write_bytes(content[: at + 40] + b"9" + content[at + 41 :])
+    path.write_bytes(content[: at + 40] + bytes([content[at + 40] ^ 1]) + content[at + 41 :])
     with pytest.raises(LedgerDamaged, match=r"account\.jsonl, line \d"):
         Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
 
