@@ -59,6 +59,10 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         {"conditions": {"speed_sigma": 1.0, "deadline": 0.35}, "federation": {"rounds": 3, "on_missing": "skip"}},
         {"conditions": {"dropout": 0.5, "absent": 0.2, "speed_sigma": 0.5}, "federation": {"on_missing": "wait", "max_attempts": 9}},
         {"federation": {"sampling": "poisson", "rate": 0.8, "rounds": 4, "min_replies": 4, "max_attempts": 20}},
+        {
+            "federation": {"sampling": "poisson", "rate": 0.95, "rounds": 2, "min_replies": 3, "on_missing": "skip", "weighting": "uniform"},
+            "privacy": {"mechanism": "central", "noise_multiplier": 1.0, "delta": 1e-3, "simulation_only_seed": 3},
+        },
     ],
     ids=[
         "32 bits",
@@ -73,6 +77,7 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         "slow sites and a deadline",
         "waited for",
         "drawn by chance",
+        "drawn by chance, with noise on the sum",
     ],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
@@ -234,9 +239,9 @@ def test_a_sites_vector_is_masked_again_for_nobody_after_a_crash(tmp_path):
 
 REFUSED = {
     "strategy.name = median and secure_aggregation.enabled": {"strategy": {"name": "median"}, "federation": {"weighting": "uniform"}},
-    "what a secret draw of sites is worth is lost": {
+    "privacy.amplified = true and secure_aggregation.enabled = true": {
         "federation": {"sampling": "poisson", "rate": 0.5, "weighting": "uniform"},
-        "privacy": {"mechanism": "local", "noise_multiplier": 1.0, "delta": 1e-3},
+        "privacy": {"mechanism": "central", "amplified": True, "noise_multiplier": 1.0, "delta": 1e-3},
     },
     "no sum is over fewer than 3 sites": {"federation": {"sampling": "poisson", "rate": 0.5, "min_replies": 2}},
     "evaluation.sites = all": {"evaluation": {"sites": "all"}},
