@@ -261,6 +261,12 @@ def test_a_site_too_strict_for_the_planned_dropouts_is_left_out_by_name():
     assert same(attempt.total(), f.sum([n for n in f.names if n != "c"]))
 
 
+def test_where_every_site_is_too_strict_the_round_fails_and_says_so():
+    f = Federation(4)
+    with pytest.raises(RoundFailed, match=r"0 sites, and .* \(a too_strict: threshold 0, minimum cohort 3"):
+        f.run(f.attempt(dropouts=4))
+
+
 def test_a_strict_site_takes_part_where_its_threshold_leaves_room():
     f = Federation(10, asks={"c": 8})
     assert same(f.run(f.attempt(dropouts=2), {"a": "masked", "b": "masked"}).total(), f.sum(f.names[2:]))
