@@ -18,6 +18,7 @@ from privacy.ledger.site import FILE
 from privacy.ledger.verify_coordinator import Coordinator, Receipt, read_coordinator
 from privacy.ledger.verify_site import SiteRecord, read_site, site_file
 
+LEDGERS = "*ledger*.jsonl"  # what is called so in a run folder is one
 LONG = 4 << 20  # bytes of ledgers from which more than one process reads them
 
 
@@ -41,10 +42,9 @@ def verify(run: Path, roster: Roster, outside: str | None = None, asks_prv: bool
     noted elsewhere, and must be in the folder.  asks_prv: whether the second estimate of the PLD figures is made too; rdp, a bound above
     them, is asked in any case."""
     coordinator = read_coordinator(run, roster, asks_prv)
-    known = {site_file(site) for site in roster.sites}
-    for path in sorted((run / "sites").glob(f"*/{FILE}")):
-        if (file := path.relative_to(run).as_posix()) not in known:
-            raise Fault(file, None, "a ledger of a site that is not in the roster")
+    known = {FILE, *(site_file(site) for site in roster.sites)}
+    if strangers := {path.relative_to(run).as_posix() for path in run.rglob(LEDGERS)} - known:
+        raise Fault(min(strangers), None, "a ledger of nobody who is in the roster")
     receipts: dict[str, list[Receipt]] = {site: [] for site in roster.sites}
     for receipt in coordinator.receipts:
         receipts[receipt.site].append(receipt)

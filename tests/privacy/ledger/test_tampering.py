@@ -195,7 +195,7 @@ def test_one_sites_ledger_in_the_place_of_anothers_is_found(run: Run) -> None:
 
 def test_a_ledger_of_nobody_is_found(run: Run) -> None:
     shutil.copytree(run.site.parent, run.path / "sites/site-009")
-    run.fault("not in the roster", "sites/site-009/ledger.jsonl")
+    run.fault("of nobody who is in the roster", "sites/site-009/ledger.jsonl")
 
 
 def test_two_runs_spliced_are_found(run: Run, tmp_path: Path) -> None:
