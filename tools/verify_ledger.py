@@ -21,7 +21,7 @@ EVENT = [*NUMBERS, "mechanism", "clip", "divisor", "sampler", "unit", "delta"]
 AGREED = [*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "whole_plan", "orders", "config"]
 RELATIONS = {"add_remove": Relation.ADD_OR_REMOVE_ONE, "replace_one": Relation.REPLACE_ONE, "zero_out": Relation.REPLACE_SPECIAL}
 INTEGERS, FLOATS = "version seq round attempt steps rounds new charge sites_per_unit", "noise_multiplier clip sampling_rate delta epsilon"
-OTHERS = {bool: "once_a_round repeatable whole_plan", str: "request model", list: "orders rdp heads sites"}
+OTHERS = {bool: "once_a_round repeatable whole_plan", str: "request model mechanism sampler unit relation", list: "orders rdp heads sites"}
 KINDS = {name: kind for kind, names in {int: INTEGERS, float: FLOATS, **OTHERS}.items() for name in names.split()}
 ZEROS, SAMPLER = "0" * 64, ["poisson", "all"]
 

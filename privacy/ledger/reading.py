@@ -14,7 +14,7 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("version", "seq", "round", "attempt", "steps", "rounds", "new", "charge", "sites_per_unit"), int),
     **dict.fromkeys(("noise_multiplier", "clip", "sampling_rate", "delta", "epsilon"), float),
     **dict.fromkeys(("once_a_round", "repeatable", "whole_plan"), bool),
-    **dict.fromkeys(("request", "model"), str),
+    **dict.fromkeys(("request", "model", "mechanism", "sampler", "unit", "relation"), str),
     **dict.fromkeys(("orders", "rdp", "heads", "sites"), list),
 }  # by name, in every entry
 
