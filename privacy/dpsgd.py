@@ -13,6 +13,7 @@ from privacy.kernels import Kept
 
 MOST_POINTS = 1 << 24  # of the PRV accountant's grid: ten seconds, two gigabytes
 
+
 def prv_epsilon(phases: Sequence[tuple[float, float, int]], delta: float) -> float:
     """ε of (noise multiplier, sampling rate, steps) phases by Opacus' PRV accountant, add or remove one; its error of 0.01 is
     part of the figure.  ConfigError where its grid would take minutes and the memory."""
