@@ -107,6 +107,7 @@ class Composites(_DataSet):
     )
     skew: float = Field(1.0, gt=0, description="α of the Dirichlet mixture of classes that each site has: small = few classes")
     seed: int = Field(0, ge=0, description="of the scenes, whatever the run's seed")
+    masks: bool = Field(False, description="whether each object's own mask, of what is seen of it, is there too: for task = instances")
 
 
 class Trees(_DataSet):
@@ -133,9 +134,10 @@ class BoxFolder(_DataSet):
         "stop",
         description="what an image that is missing, does not decode or has another size does: stop the run, or be skipped and counted",
     )
+    masks: bool = Field(False, description="whether the objects' masks are read too, COCO's polygons and RLE: for task = instances")
     on_bad_box: Literal["stop", "skip"] = Field(
         "stop",
-        description="what a box without area, over a pixel outside its image, or of an unknown class does: stop the run, or be skipped and counted",
+        description="what a box without area, over a pixel outside its image, of an unknown class or with a broken mask does: stop the run, or be skipped and counted",
     )
 
 

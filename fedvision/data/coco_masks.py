@@ -1,7 +1,6 @@
-"""COCO's ways of saying which pixels an object has: polygons, and lengths of runs, plain or packed into text."""
+"""Masks of classes from a COCO file: its objects, painted over one another."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from fedvision.augment import UNKNOWN
 from fedvision.data.box_files import LARGEST
+from fedvision.data.outlines import shape_of
 from fedvision.errors import CorruptImage, DataError
 
 OUTSIDE = 1.0  # pixels by which a polygon may leave its image and is cut off: rounding.  More is a mistake
@@ -81,84 +81,14 @@ def painted(marked: Marked) -> np.ndarray:
 
 
 def pixels(segmentation: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """bool [H,W]: the pixels of one object.  segmentation: a list of polygons [x1, y1, x2, y2, ...] in pixels from the upper left
-    corner, or {"size": [H, W], "counts": run lengths}, a list or packed text.  CorruptImage, saying `where`, for what is neither."""
-    if isinstance(segmentation, dict):
-        return _of_runs(segmentation, size, where)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise CorruptImage(f"{where} has no polygon and no run lengths: {str(segmentation)[:60]!r}")
-    inside = np.zeros(size, bool)
-    for polygon in segmentation:
-        inside |= filled(_corners(polygon, size, where), size)
-    return inside
-
-
-def _corners(polygon: Any, size: tuple[int, int], where: str) -> np.ndarray:
-    """float64 [n,2] of (x, y)."""
-    try:
-        numbers = np.array([float(value) for value in polygon])
-    except (TypeError, ValueError):
-        numbers = np.zeros(0)
-    if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
-        raise CorruptImage(f"{where} has a polygon of {len(numbers)} numbers, and it needs three corners or more, x and y each")
-    corners = numbers.reshape(-1, 2)
-    if corners.min() < -OUTSIDE or (corners > np.array([size[1], size[0]]) + OUTSIDE).any():
-        odd = corners[((corners < -OUTSIDE) | (corners > np.array([size[1], size[0]]) + OUTSIDE)).any(1)][0]
-        raise CorruptImage(f"{where} has a corner at ({odd[0]:g}, {odd[1]:g}), and the image has {size[1]} × {size[0]} pixels")
-    return corners
-
-
-def filled(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """bool [H,W]: the pixels whose centres lie in the polygon, by the even-odd rule.
-
-    >>> filled(np.array([[1.0, 0.0], [3.0, 0.0], [3.0, 1.0], [1.0, 1.0]]), (2, 4)).astype(int).tolist()
-    [[0, 1, 1, 0], [0, 0, 0, 0]]
-    """
+    """bool [H,W]: the pixels of one object.  CorruptImage, saying `where`, for a segmentation that is none, or leaves its image."""
     height, width = size
-    crossed = np.zeros((height, width + 1), np.int32)  # borders that lie left of a pixel's centre, and not left of the one before
-    for (x1, y1), (x2, y2) in zip(corners, np.roll(corners, -1, 0), strict=True):
-        rows = np.arange(*(min(max(math.ceil(y - 0.5), 0), height) for y in sorted((y1, y2))))
-        if len(rows):
-            at = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
-            np.add.at(crossed, (rows, np.clip(np.ceil(at - 0.5), 0, width).astype(int)), 1)
-    return (np.cumsum(crossed, 1)[:, :width] % 2).astype(bool)
-
-
-def _of_runs(segmentation: dict[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
-    """Runs of outside and inside in turn, down the columns."""
-    said, given = segmentation.get("size"), segmentation.get("counts")
-    if list(said or []) != list(size):
-        raise CorruptImage(f"{where} has run lengths of {said} pixels, and the image has {list(size)} (height, width)")
-    runs = unpacked(given, where) if isinstance(given, str) else given if isinstance(given, list) else [-1]
-    whole = all(isinstance(n, int) and n >= 0 for n in runs)
-    if not whole or sum(runs) != size[0] * size[1]:
-        told = f"add up to {sum(runs):,}" if whole else "are no whole numbers from 0"
-        raise CorruptImage(f"{where} has run lengths that {told}, and the image has {size[0] * size[1]:,} pixels")
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(inside.reshape(size, order="F"))
-
-
-def unpacked(text: str, where: str) -> list[int]:
-    """Run lengths from COCO's text: groups of five bits, the lowest first, a sixth bit where more follow; each number from the fourth
-    on is the difference from the last but one.
-
-    >>> unpacked("042N", "an object")
-    [0, 4, 2, 2]
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for letter in text:
-        code = ord(letter) - 48
-        if not 0 <= code < 64:
-            raise CorruptImage(f"{where} has run lengths with {letter!r}, which is no letter of theirs")
-        value |= (code & 31) << shift
-        shift += 5
-        if code & 32:
-            continue
-        if code & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise CorruptImage(f"{where} has run lengths that are cut off")
-    return counts
+    try:
+        shape = shape_of(segmentation, (width, height))
+    except ValueError as error:
+        raise CorruptImage(f"{where} has {error}") from None
+    for corners in shape.polygons:
+        odd = corners[((corners < -OUTSIDE) | (corners > np.array([width, height]) + OUTSIDE)).any(1)]
+        if len(odd):
+            raise CorruptImage(f"{where} has a corner at ({odd[0][0]:g}, {odd[0][1]:g}), and the image has {width} × {height} pixels")
+    return shape.mask(height, width)
