@@ -215,6 +215,10 @@ class MaskFolder(_DataSet):
     window: list[float] = Field(
         default_factory=lambda: [0.0, 255.0], min_length=2, max_length=2, description="black and white of NIfTI images, public numbers"
     )
+    depth: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="slices that volumes are brought to: the middle ones, or black ones around them, of no known class; null = as they are",
+    )
     on_bad: Literal["stop", "skip"] = Field(
         "stop",
         description="what a missing, broken, mismatched or out-of-range mask or image does: stop the run, or be left out and counted",

@@ -16,10 +16,10 @@ def _cross_entropy() -> dict[Loss, float]:
 class Crf(Section):
     """A conditional random field that refines what is predicted by what neighbouring pixels look like; nothing is trained with it."""
 
-    similar: float = Field(1.0, ge=0, description="weight of neighbours that look alike: what they add where all agree, nats")
+    similar: float = Field(2.0, ge=0, description="weight of neighbours that look alike: what they add where all agree, nats")
     similar_space: float = Field(3.0, gt=0, le=30, description="σ of how near they are, pixels")
-    similar_colour: float = Field(0.3, gt=0, description="σ of how alike they look, in units of data.std")
-    near: float = Field(0.3, ge=0, description="weight of neighbours however they look: what they add where all agree, nats")
+    similar_colour: float = Field(0.1, gt=0, description="σ of how alike they look, in units of data.std")
+    near: float = Field(0.0, ge=0, description="weight of neighbours however they look: what they add where all agree, nats")
     near_space: float = Field(1.0, gt=0, le=30, description="σ of how near those are, pixels")
     reach: Annotated[int, Field(ge=1, le=90)] | None = Field(
         None, description="pixels along an axis beyond which two are no neighbours; null = three times the larger σ"

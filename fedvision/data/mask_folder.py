@@ -9,6 +9,7 @@ A mask is a picture of one channel or a palette, whose values are numbers of cla
 stops the run or, with data.on_bad = skip, leaves the image out and is counted in the notes.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,8 @@ def _of_annotations(root: Path, data: "MaskFolder") -> Pairs:
     for name in names:
         if not (root / name).resolve().is_relative_to(root.resolve()):
             raise DataError(f"{name} lies outside data.root = {root}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, times = Counter(names).most_common(1)[0]
+    if times > 1:
         raise DataError(f"{data.annotations} names {twice} more than once: an image counts once")
     shared = set.intersection(*(set(one.columns) for one in marked))
     columns = {name: [one.columns[name] for one in marked] for name in sorted(shared)}

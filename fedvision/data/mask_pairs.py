@@ -11,7 +11,7 @@ from fedvision.data.coco_masks import Marked, painted
 from fedvision.data.decode import MOST_PIXELS, decoded, shown
 from fedvision.data.masks import pixels_by_class
 from fedvision.data.nifti import NotFinite, is_nifti, same_place, volume
-from fedvision.data.resize import resized, resized_masks
+from fedvision.data.resize import of_depth, resized, resized_masks
 from fedvision.errors import CorruptImage, DataError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def read_pair(root: Path, name: str, of: Of, data: "MaskFolder") -> tuple[np.nda
     mask = values.astype(np.uint8) if isinstance(of, Marked) else _numbered(values, str(of), data)
     if data.on_empty != "keep" and not pixels_by_class(mask[None], len(data.classes))[0, 1:].any():
         raise Bad("their mask is empty", f"{its} shows nothing but {data.classes[0]}")
+    if data.depth is not None and mask.ndim == 3:
+        image, mask = of_depth(image, data.depth, 0), of_depth(mask, data.depth, UNKNOWN)
     if data.image_size is not None:
         image, mask = resized(image[None], data.image_size)[0], resized_masks(mask[None], data.image_size)[0]
     return image, mask

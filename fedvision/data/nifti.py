@@ -68,6 +68,13 @@ def opened(path: Path, name: str) -> Any:
     return image
 
 
+def toward(path: Path) -> str:
+    """Where the axes of a volume point, e.g. RAS: to the right, to the front, upwards."""
+    import nibabel
+
+    return "".join(letter or "?" for letter in nibabel.aff2axcodes(opened(path, path.name).affine))
+
+
 def same_place(one: Path, other: Path) -> str | None:
     """What is said where the voxels of two volumes of one shape do not lie at the same places: more than half a voxel apart."""
     first, second = opened(one, one.name), opened(other, other.name)

@@ -14,6 +14,7 @@ from fedvision.data.cache import folder_written_whole
 from fedvision.data.dataset import images_digest
 from fedvision.data.known_files import by_content, in_threads, put_away
 from fedvision.data.mask_pairs import Bad, Of, Pairs, read_pair, sides
+from fedvision.data.nifti import is_nifti, toward
 from fedvision.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,16 @@ _VERSION = 1
 _AT_ONCE = 6  # pairs in flight: each may be a volume
 _CHECKED = 64 << 20  # bytes up to which a cached array is hashed again when it is opened
 _SHOWN = 20  # names in a note
-_SETTINGS = ("classes", "values", "ignore", "channels", "window", "image_size", "on_empty")  # what of a config the arrays depend on
+_SETTINGS = (
+    "classes",
+    "values",
+    "ignore",
+    "channels",
+    "window",
+    "image_size",
+    "depth",
+    "on_empty",
+)  # what of a config the arrays depend on
 
 
 @dataclass(frozen=True)
@@ -92,26 +102,30 @@ def _make(target: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> Prepare
 def _read_all(folder: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> dict[str, Any]:
     """Write the files `images` and `masks`; what is to be known of them."""
 
-    def one(pair: tuple[str, Of]) -> tuple[np.ndarray, np.ndarray] | Bad:
+    def one(pair: tuple[str, Of]) -> tuple[np.ndarray, np.ndarray, str] | Bad:
         try:
-            return read_pair(root, *pair, data)
+            return (*read_pair(root, *pair, data), toward(root / pair[0]) if is_nifti(pair[0]) else "")
         except Bad as error:
             return error
 
     kept, bad, digests = list[int](), list[tuple[str, str]](), (hashlib.sha256(), hashlib.sha256())
     shape: tuple[int, ...] = ()
+    axes = ""  # where those of the first volume point
     both = list(zip(pairs.images, pairs.masks, strict=True))
     with (folder / "images").open("wb") as images, (folder / "masks").open("wb") as masks:
         for number, result in enumerate(in_threads(one, both, "preparing", _AT_ONCE)):
+            if not isinstance(result, Bad) and result[2] != (axes or result[2]):
+                said = f"the axes of {pairs.images[number]} point {result[2]}, and those of {pairs.images[kept[0]]} {axes}"
+                result = Bad("their axes point elsewhere", said)
             if isinstance(result, Bad):
                 if data.on_bad == "stop":
                     raise _stop(str(result))
                 bad.append((result.kind, str(result)))
                 continue
-            shape = shape or result[0].shape
+            shape, axes = shape or result[0].shape, axes or result[2]
             if result[0].shape != shape:
                 raise _sizes_differ(pairs.images[kept[0]], shape, pairs.images[number], result[0].shape)
-            for file, digest, array in zip((images, masks), digests, result, strict=True):
+            for file, digest, array in zip((images, masks), digests, result[:2], strict=True):
                 content = array.tobytes()
                 file.write(content)
                 digest.update(content)
@@ -124,6 +138,8 @@ def _read_all(folder: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> dic
 def _sizes_differ(one: str, shape: tuple[int, ...], other: str, its: tuple[int, ...]) -> DataError:
     if its[1:] == shape[1:]:
         return DataError(f"{one} has {shape[0]} channels and {other} has {its[0]}: give images of one kind")
+    if its[-2:] == shape[-2:]:
+        return DataError(f"{one} has {shape[1]} slices and {other} has {its[1]}: set data.depth to what all are to be cut or filled up to")
     return DataError(
         f"{one} has {sides(shape)} pixels and {other} has {sides(its)}: set data.image_size to the side, in pixels, that all are to be resized to"
     )

@@ -266,7 +266,13 @@ def _fractions(root: Path, there: np.ndarray) -> None:
     _saved(root / "masks/v1.nii.gz", there * np.float32(0.5))
 
 
+def _turned(root: Path, there: np.ndarray) -> None:
+    for kind, values in (("images", there.astype(np.float32)), ("masks", there)):
+        _saved(root / kind / "v1.nii.gz", values, np.diag([-2.0, 2.0, 3.0, 1.0]))
+
+
 BAD_VOLUMES = {
+    _turned: ("their axes point elsewhere", r"the axes of images/v1.nii.gz point LAS, and those of images/v0.nii.gz RAS"),
     _cut_off: ("their image does not decode", "v1.nii.gz does not read as NIfTI"),
     _not_a_number: ("their image holds what is no number", r"v1.nii.gz holds nan at \[1, 2, 3\], and 1 voxels are no numbers in all"),
     _moved: ("their mask lies elsewhere in space", "put voxels up to 1.5 mm apart, and a voxel has 2 mm"),
@@ -292,3 +298,17 @@ def test_a_mask_a_few_hundredths_of_a_voxel_away_is_in_its_place(tmp_path: Path)
     there = volumes(tmp_path)
     _saved(tmp_path / "masks/v1.nii.gz", there, np.diag([2.003, 2.0, 3.0, 1.0]))
     assert len(opened(tmp_path)) == 2
+
+
+def test_volumes_of_other_depths_are_cut_or_filled_up_to_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    there = volumes(tmp_path)
+    for kind, values in (("images", there.astype(np.float32)), ("masks", there)):
+        _saved(tmp_path / kind / "v1.nii.gz", values[..., :3])
+    with pytest.raises(DataError, match=r"has 5 slices and .* has 3: set data.depth"):
+        opened(tmp_path)
+    found = opened(tmp_path, depth=4, window=[0.0, 1.0])
+    assert found.images.shape == (2, 1, 4, 9, 7) and found.targets is not None
+    assert np.array_equal(found.targets[0], there.transpose(2, 1, 0)[:4]) and np.array_equal(
+        found.targets[1, :3], there.transpose(2, 1, 0)[:3]
+    )
+    assert (found.targets[1, 3] == 255).all() and (found.images[1, 0, 3] == 0).all()
