@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from clients.recipe import learn
+from clients.learn import learn
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
 from fedvision.experiment import Experiment

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from clients.algorithms import Fitted
+from clients.learn import learn
 from clients.masked import answer_masked
 from clients.private import train_at_site
-from clients.recipe import learn
 from clients.training import Correct, learning_rate, mean_loss
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated

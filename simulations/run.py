@@ -27,10 +27,11 @@ from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled, check_names
-from simulations.engines import ENGINES, Engine, Setting
+from simulations.engines import ENGINES, Engine
 from simulations.ledgers import found_ledgers
 from simulations.masked import founded
 from simulations.pictures import illustrate
+from simulations.setting import Setting
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html", "audit.json")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte

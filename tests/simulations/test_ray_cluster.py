@@ -61,7 +61,7 @@ from fedvision.errors import EngineError
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from simulations import ray_exchange
-from simulations.engines import Setting
+from simulations.setting import Setting
 experiment = validate(Experiment, json.loads(sys.argv[2]), "test")
 ray_exchange._write_probe = lambda job: None  # as if the folder were another one than the workers'
 try:

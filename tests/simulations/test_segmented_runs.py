@@ -1,13 +1,11 @@
 """A segmentation from its config to its report."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from flower_runs import FlowerRuns
 from segments import experiment, squares
 
 from fedvision.errors import ConfigError
@@ -50,14 +48,10 @@ def test_the_order_in_which_a_config_names_its_losses_changes_no_byte(tmp_path: 
 
 
 @pytest.mark.flower
-def test_a_run_on_flower_ends_at_the_bytes_of_inline(tmp_path: Path) -> None:
+def test_a_run_on_flower_ends_at_the_bytes_of_inline(on_flower: FlowerRuns, tmp_path: Path) -> None:
     e = experiment(segmentation={"losses": {"cross_entropy": 1.0, "dice": 1.0, "boundary": 0.1}})
     _, inline = simulate(e, tmp_path / "inline", None, quiet=True)
-    config = tmp_path / "squares.yaml"
-    config.write_text(yaml.safe_dump(e.model_dump(mode="json")))
-    program = str(Path(sys.executable).with_name("fedvision"))
-    command = [program, "simulate", str(config), "--engine", "flower", "--workers", "1", "--out", str(tmp_path / "flower"), "--json"]
-    flower = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    flower = on_flower.run(e, tmp_path / "flower")
     assert flower["model_sha256"] == inline["model_sha256"] and flower["metrics"] == inline["metrics"]
     assert not any(record["declined"] for record in RunFolder(tmp_path / "flower").rounds())
 
