@@ -51,8 +51,8 @@ class Accounted:
     def done(self, state: Any, progress: Any, record: dict[str, Any], best: bool) -> None:
         """A round is over."""
         self._count(record)
-        most = min(max(self.rounds.values(), default=0), self.plan.rounds)
         if record.get("evaluation") is not None or (record["round"] + 1) % self.every == 0:
+            most = min(max(self.rounds.values(), default=0), self.plan.rounds)
             record["privacy"] = {"rounds_spent": most, **asdict(self.plan.spent(most))}
         self.recorder.done(state, progress, record, best)
 

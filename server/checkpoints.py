@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,14 @@ from torch import Tensor
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import write_tensors
-from fedvision.types import SiteId
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
-    best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
+    """How far a run is.  next_round: the first one not done.  best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
     that did not, and whether the run is over.  lowest: of the models that were accepted, the lowest loss on held-out data."""
 
     next_round: int = 0
-    counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
     mark: float | None = None
     stale: int = 0
@@ -64,6 +60,7 @@ class Checkpoints:
             tensors = load_file(files[-1])
             with safe_open(files[-1], "pt") as file:
                 progress = json.loads(file.metadata()["progress"])
+                progress.pop("counted", None)  # of older runs: the rounds that are recorded say it too
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RunFolderError(f"{files[-1]} is damaged ({error}); delete it to go on from the checkpoint before it") from None
         states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}

@@ -1,5 +1,6 @@
 """The ledgers of a simulated federation: founded before the run, as if each site had joined; closed when it is over."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from privacy.ledger.site import SiteLedger
 from privacy.ledger.terms import Terms
 from privacy.plan import plan_of
 from privacy.site_account import site_account
+from simulations.each_site import Say, for_each_site, quietly
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,30 @@ class Ledgers:
         c = self.coordinator
         return site_account(self.states, site, c.run, self.experiment, plan_of(self.experiment), c.terms)
 
-    def close(self) -> str:
+    def joined(self, site: SiteId) -> tuple[int, str]:
+        """A site's chain begun, or taken up again: the number and the hash of its newest entry."""
+        chain = self.of(site)
+        chain.join(sync=False, pays=self.pays_at_joining(site))  # the first charge takes it along
+        return chain.chain.count - 1, chain.chain.head
+
+    def close(self, say: Say = quietly) -> str:
         """Write that the run is over at each site and at the coordinator; the coordinator's head, to be noted elsewhere."""
         if self.coordinator.ended:
             return self.coordinator.chain.head
-        witness = self.coordinator.witness()
-        return self.coordinator.end({site: self.of(site).end(witness) for site in self.sites})
+        witness, one_by_one = self.coordinator.witness(), threading.Lock()
+
+        def end(site: SiteId) -> tuple[int, str]:
+            ledger = self.of(site)
+            ledger.chain.read()
+            with one_by_one:  # a PLD figure takes about a second, and is then remembered for the sites with as many rounds
+                ledger.terms.pld(ledger.rounds)
+            return ledger.end(witness)
+
+        ends = for_each_site(end, self.sites, "closing the ledgers", say)
+        return self.coordinator.end(dict(zip(self.sites, ends, strict=True)))
 
 
-def found_ledgers(folder: RunFolder, states: Path, experiment: Experiment, sites: Sequence[SiteId]) -> Ledgers | None:
+def found_ledgers(folder: RunFolder, states: Path, experiment: Experiment, sites: Sequence[SiteId], say: Say = quietly) -> Ledgers | None:
     """The ledgers of a run that promises something, begun or taken up again; None where it promises nothing.
 
     The roster is written where this user's are kept.  LedgerDamaged or ConfigError where a chain cannot be gone on with.
@@ -65,10 +82,7 @@ def found_ledgers(folder: RunFolder, states: Path, experiment: Experiment, sites
     roster = keyring.found(folder.run, sites)
     coordinator = CoordinatorLedger(folder.path, keyring.key(folder.run, None), folder.run, roster, terms)
     ledgers = Ledgers(coordinator, keyring, states, sites, experiment)
-    heads: dict[str, tuple[int, str]] = {}
-    for site in sites:
-        chain = ledgers.of(site)
-        chain.join(sync=False, pays=ledgers.pays_at_joining(site))  # the first charge takes it along
-        heads[site] = (chain.chain.count - 1, chain.chain.head)
-    coordinator.found(heads)
+    terms.registered()  # seconds for its figures, which are then remembered: not once by each of those who ask side by side
+    heads = for_each_site(ledgers.joined, sites, "founding the ledgers", say)
+    coordinator.found(dict(zip(sites, heads, strict=True)))
     return ledgers
