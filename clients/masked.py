@@ -1,7 +1,8 @@
 """A site's part in masked rounds: the protocol's messages in, its answers out; the update leaves under masks only."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,6 +67,22 @@ def _read(roster: bytes) -> Roster:
 
 def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
+    with _alone(bench.states.folder, site.id):
+        return _answer(request, site, bench, train)
+
+
+@contextmanager
+def _alone(states: Path, site: SiteId) -> Iterator[None]:
+    """A real site's folder serves all its runs: one request at a time, so that none is judged by a state that another is changing."""
+    member = membership_of(states, site)
+    if member is None:  # a simulated site has a folder in each run
+        yield
+        return
+    with Files(member.folder / "masking").held():
+        yield
+
+
+def _answer(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     secure = open_masking(bench.states.folder, site.id, bench)
     replies, entry, work = [], b"", [0]
     try:

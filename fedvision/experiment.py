@@ -224,8 +224,8 @@ def has_site_state(experiment: Experiment) -> bool:
 def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
     """The experiment in a YAML file, with "a.b=value" settings put in; ConfigError (exit 2) where it cannot be.
 
-    Relative paths in it (data.root, data.manifest, data.annotations, data.statistics, model.weights, partition.load, files of one's own code) start at
-    the file's folder.  The mean and std of data.statistics are put in.
+    Relative paths in it (data.root, data.manifest, data.annotations, data.names, data.statistics, model.weights, partition.load, files of
+    one's own code) start at the file's folder.  The mean and std of data.statistics are put in.
     """
     path = Path(path)
     values = with_settings(read_yaml(path), settings or [], Experiment)
@@ -264,7 +264,7 @@ def rooted(experiment: Experiment, folder: Path) -> Experiment:
         return section.model_copy(update={n: from_folder(value, folder) for n, value in given.items() if value is not None})
 
     update: dict[str, Any] = {
-        "data": _with_constants(brought(absolute(experiment.data, "root", "manifest", "annotations", "statistics"), "source")),
+        "data": _with_constants(brought(absolute(experiment.data, "root", "manifest", "annotations", "names", "statistics"), "source")),
         "partition": brought(absolute(experiment.partition, "load"), "source"),
         "strategy": brought(experiment.strategy, "source", "client"),
         "model": brought(absolute(experiment.model, "weights"), "name"),

@@ -74,13 +74,25 @@ class Limit:
     @classmethod
     def filled_by(cls, event: Event, times: int, delta: float) -> "Limit":
         """The smallest limit that `times` such events fit into, at the order that suits them."""
-        orders = [a for a in ORDERS if math.isfinite(rho(event, [a])[0])]
-        if not orders:
+        each = cls._each(event)
+        order = min(each, key=lambda a: times * each[a] + over_rdp(a, delta))
+        return cls(times * each[order] + over_rdp(order, delta), (order,), (1.0,))
+
+    @classmethod
+    def fitting(cls, event: Event, epsilon: float, delta: float) -> "Limit":
+        """`epsilon`, at the order that lets most such events through, be it none."""
+        each = cls._each(event)
+        return cls(epsilon, (max(each, key=lambda a: (epsilon - over_rdp(a, delta)) / each[a]),), (1.0,))
+
+    @staticmethod
+    def _each(event: Event) -> dict[float, float]:
+        """ρ of one event by order; ConfigError where it has no bound."""
+        found = {a: float(r) for a, r in zip(ORDERS, rho(event, ORDERS), strict=True) if math.isfinite(r)}
+        if not found:
             raise ConfigError(
                 f"noise multiplier {event.noise_multiplier:g}, rate {event.sampling_rate:g}: no Rényi bound at any order; add noise"
             )
-        order = min(orders, key=lambda a: times * float(rho(event, [a])[0]) + over_rdp(a, delta))
-        return cls(times * float(rho(event, [order])[0]) + over_rdp(order, delta), (order,), (1.0,))
+        return found
 
     def epsilon_of(self, spent: np.ndarray, delta: float) -> float:
         """ε of Σρ = `spent` [orders]; 0 where nothing was spent."""

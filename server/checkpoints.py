@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from fedvision.tracking.folder import write_tensors
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.  next_round: the first one not done.  best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
-    that did not, and whether the run is over.  lowest: of the models that were accepted, the lowest loss on held-out data."""
+    """How far a run is.  next_round: the first one not done.  best: the best value of the criterion so far.
+    mark, stale, stopped: of early stopping, the value to beat, the evaluations that did not, and whether the run is over.
+    lowest: of the models that were accepted, the lowest loss on held-out data."""
 
     next_round: int = 0
     best: float | None = None
@@ -41,9 +43,7 @@ class Checkpoints:
 
     def write(self, state: Any, progress: Progress, best: bool) -> None:
         """Make `state` durable, then drop what is too old."""
-        tensors: dict[str, Tensor] = {}
-        for f in dataclasses.fields(state):
-            tensors |= {f"{f.name}/{name}": tensor for name, tensor in getattr(state, f.name).items()}
+        tensors = flat(state)
         metadata = {"progress": json.dumps(dataclasses.asdict(progress))}
         if best:
             write_tensors(self.folder / "best.safetensors", tensors, metadata)
@@ -56,15 +56,30 @@ class Checkpoints:
         files = self._files()
         if not files:
             return None
-        try:
-            tensors = load_file(files[-1])
-            with safe_open(files[-1], "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                progress.pop("counted", None)  # of older runs: the rounds that are recorded say it too
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise RunFolderError(f"{files[-1]} is damaged ({error}); delete it to go on from the checkpoint before it") from None
-        states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition("/")
-            states[part][name] = tensor
-        return type(empty)(**states), Progress(**progress)
+        tensors, progress = read(files[-1], "progress", "delete it to go on from the checkpoint before it")
+        progress.pop("counted", None)  # of older runs: the rounds that are recorded say it too
+        return whole(tensors, empty), Progress(**progress)
+
+
+def flat(state: Any) -> dict[str, Tensor]:
+    """A strategy's state as tensors by "part/name"."""
+    return {f"{f.name}/{name}": tensor for f in dataclasses.fields(state) for name, tensor in getattr(state, f.name).items()}
+
+
+def whole(tensors: Mapping[str, Tensor], empty: Any) -> Any:
+    """What `flat` took apart, in the type of `empty`."""
+    states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        states[part][name] = tensor
+    return type(empty)(**states)
+
+
+def read(path: Path, key: str, way_out: str) -> tuple[dict[str, Tensor], Any]:
+    """A file's tensors, and the JSON under `key` in its metadata; RunFolderError where it is damaged, with what to do."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[key])
+        return load_file(path), about
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); {way_out}") from None

@@ -24,6 +24,7 @@ from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
 from server.memory import give_back
+from server.releases import Release, Releases
 from server.stopping import better, watched
 from server.strategies import Strategy
 
@@ -53,8 +54,9 @@ Evaluate = Callable[[Any, int, Mapping[SiteId, int]], dict[str, Any]]
 class Rounds:
     """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
     scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out.
-    draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round.  counted: site -> last
-    round that its reply entered, where sites are told of it; grows as rounds are counted."""
+    draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round.  releases: where a round's
+    result is made durable before anything follows from it, because the noise in it must not be drawn again.
+    counted: site -> last round that its reply entered, where sites are told of it; grows as rounds are counted."""
 
     experiment: Experiment
     run_id: str
@@ -68,6 +70,7 @@ class Rounds:
     ledger: CoordinatorLedger | None = None
     judge: Judge = field(default_factory=Judge.of_nothing)
     draws: Draws | None = None
+    releases: Releases | None = None
     counted: dict[SiteId, int] = field(default_factory=dict)
 
     def run(self, state: Any, progress: Progress) -> Any:
@@ -124,14 +127,18 @@ class Rounds:
     def _outcome(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId]) -> "_Outcome":
         """A round's replies and what becomes of the state; one that is rejected is asked again where acceptance.on_rejected says so."""
         begun, federation, how = 1, self.experiment.federation, self.experiment.acceptance.on_rejected
+        clock, kept = self.exchange.clock(), self._kept(number, state)
         while True:
-            attempt, count = self._attempts(number, state, sites, begun)
+            attempt, count = self._attempts(number, state, sites, begun) if kept is None else self._tried(kept, sites)
             asked = time.perf_counter()
             if len(attempt.answered) < federation.min_replies:
                 return _Outcome(attempt, count, "skipped", state, progress, asked)
             why, after, train = self.judge.size(attempt.sink), state, None
             if why is None:
-                after, train = self._apply(state, attempt, len(sites))
+                after, train = self._apply(state, attempt, len(sites)) if kept is None else (kept.state, None)
+                if self.releases is not None and kept is None:
+                    simulated = self.exchange.clock() - clock if self.experiment.conditions.any else None
+                    self.releases.keep(Release(number, count, attempt.record(), simulated, after))
                 progress, why = self.judge.quality(progress, delivered(self.strategy, after))
             if why is None:
                 return _Outcome(attempt, count, "counted", after, progress, asked, train)
@@ -180,6 +187,14 @@ class Rounds:
             f"round {number}: {len(attempt.answered)} sites' updates were counted, and federation.min_replies is {federation.min_replies}"
             f"{_why(attempt)}; after attempt {count} of at most {federation.max_attempts} the run stops (federation.on_missing = {federation.on_missing})"
         )
+
+    def _kept(self, number: int, state: Any) -> Release | None:
+        """What was drawn in this round by a process that was killed before the round was over."""
+        return None if self.releases is None else self.releases.of(number, state)
+
+    def _tried(self, kept: Release, sites: Sequence[SiteId]) -> tuple[Attempt, int]:
+        """How a round was tried whose sum is released already: nobody is asked again."""
+        return replace(self._attempt(kept.round, sites), **kept.told, simulated=kept.simulated), kept.attempts
 
     def _attempt(self, number: int, sites: Sequence[SiteId]) -> Attempt:
         """An attempt that nothing came back in yet."""

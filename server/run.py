@@ -20,6 +20,7 @@ from fedvision.evaluation import Sums, flat
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.fields import declare
 from fedvision.models import build, parts
+from fedvision.protections import Central
 from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
@@ -36,6 +37,7 @@ from server.checkpoints import Checkpoints, Progress
 from server.evaluation import Evaluator
 from server.journal import Journal, Listener
 from server.masked import MaskedSums
+from server.releases import Releases
 from server.rounds import Rounds
 from server.strategies import Strategy, make_strategy
 
@@ -102,10 +104,11 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     recorder = journal if plan is None else Accounted.of(journal, plan, folder.rounds(), exchange.sites(), every)
     judge = Judge(experiment.acceptance, evaluate.held_out)
     draws = draws_of(experiment, job.run_id, job.ledger is not None and job.ledger.asked)
+    releases = Releases(checkpoints.folder) if isinstance(experiment.privacy, Central) else None
     counted = last_counted(folder.rounds()) if has_site_state(experiment) or keeps_replies(experiment) else {}
     rounds = Rounds(
-        experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws, counted
-    )
+        experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws, releases, counted
+    )  # fmt: skip
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 log = logging.getLogger("fedvision.ray")
@@ -40,17 +41,13 @@ def start(**given: Any) -> None:
 @contextmanager
 def bare() -> Iterator[None]:
     """While this lasts, a node that is started has no dashboard, autoscaler, log monitor and agents."""
-    import ray._private.node as nodes
-    import ray._private.services as services
-    from ray._raylet import (
-        DASHBOARD_AGENT_LISTEN_PORT_NAME,
-        METRICS_AGENT_PORT_NAME,
-        METRICS_EXPORT_PORT_NAME,
-        RUNTIME_ENV_AGENT_PORT_NAME,
-        persist_port,
-    )
-
-    ports = (DASHBOARD_AGENT_LISTEN_PORT_NAME, METRICS_AGENT_PORT_NAME, METRICS_EXPORT_PORT_NAME, RUNTIME_ENV_AGENT_PORT_NAME)
+    nodes: Any
+    services: Any
+    raylet: Any
+    nodes, services, raylet = (import_module(name) for name in ("ray._private.node", "ray._private.services", "ray._raylet"))
+    ports = [
+        getattr(raylet, f"{name}_PORT_NAME") for name in ("DASHBOARD_AGENT_LISTEN", "METRICS_AGENT", "METRICS_EXPORT", "RUNTIME_ENV_AGENT")
+    ]
     whole, start_process = nodes.Node, services.start_ray_process
 
     class Bare(whole):  # type: ignore[misc, valid-type]
@@ -63,7 +60,7 @@ def bare() -> Iterator[None]:
 
         def start_raylet(self, *args: Any, **more: Any) -> None:
             for name in ports:
-                persist_port(self._session_dir, self._node_id, name, _NO_PORT)
+                raylet.persist_port(self._session_dir, self._node_id, name, _NO_PORT)
             super().start_raylet(*args, **more)
 
     def start_waiting(command: list[str], *args: Any, **more: Any) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedvision.data.boxed import check_boxes
+from fedvision.data.boxed import check_boxes, without_masks
 from fedvision.data.dataset import Dataset
 from fedvision.data.listing import Listing
 from fedvision.data.masks import check_masks
@@ -23,7 +23,11 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
         check_masks(dataset, f"task = segmentation: data set {dataset.name}")
         return dataset
     if task == "detection":
+        dataset = without_masks(dataset)
         check_boxes(dataset, f"task = detection: data set {dataset.name}")
+        return dataset
+    if task == "instances":
+        check_boxes(dataset, f"task = instances: data set {dataset.name}", masks=True)
         return dataset
     if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())

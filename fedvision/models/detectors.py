@@ -30,7 +30,7 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
     model.options: backbone (small, or a ResNet of torchvision), channels of the pyramid, convs of each head, and DETR's own.
     """
     from fedvision.models.detr import DetrNet
-    from fedvision.models.rcnn import FasterRcnnNet
+    from fedvision.models.rcnn import FasterRcnnNet, MaskRcnnNet
 
     known: dict[str, Callable[..., nn.Module]] = {
         "fcos": FcosNet,
@@ -39,6 +39,7 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
         "onestage": OneStageNet,
         "detr": DetrNet,
         "faster_rcnn": FasterRcnnNet,
+        "mask_rcnn": MaskRcnnNet,
     }
     if name not in known:
         raise ConfigError(f"model.name = 'detection/{name}': there are {', '.join(f'detection/{n}' for n in known)}")

@@ -22,17 +22,18 @@ AGREED = (*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "who
 @dataclass(frozen=True)
 class Registered:
     """The terms in a chain's first entry, recomputed.  crossed: count of charges -> why prv was not asked about its PLD figure, ""
-    where it was; of every figure that was checked so far."""
+    where it was; of every figure that was checked so far.  asks_prv: whether it is to be asked, which takes seconds to import."""
 
     body: Mapping[str, Any]
     event: Event
     rounds: int
     orders: tuple[float, ...]
     rho: np.ndarray
+    asks_prv: bool = True
     crossed: dict[int, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, place: Place) -> "Registered":
+    def of(cls, place: Place, asks_prv: bool = True) -> "Registered":
         """Those of a first entry; Fault where its figures do not follow from its event."""
         place.want("kind", "plan", "a chain begins with")
         place.want("version", VERSION, "this verifier knows version")
@@ -48,7 +49,7 @@ class Registered:
             raise place.fault("its plan has orders at which nothing is bounded")
         for flag in ("once_a_round", "repeatable", "whole_plan"):
             place.get(flag, bool)
-        found = cls({name: place.entry.body.get(name) for name in AGREED}, event, rounds, orders, each)
+        found = cls({name: place.entry.body.get(name) for name in AGREED}, event, rounds, orders, each, asks_prv)
         found.check_epsilon(place, rounds)
         marks = place.get("pld", list)
         if not all(isinstance(m, list) and list(map(type, m)) == [int, float] and 1 <= m[0] <= rounds for m in marks) or not marks:
@@ -87,6 +88,8 @@ class Registered:
         """ε of `rounds` charges by PRV, or why there is none."""
         if rounds == 0:
             return 0.0
+        if not self.asks_prv:
+            return "it was not asked for"
         if self.event.relation != "add_remove":
             return f"prv does not know relation {self.event.relation}"
         if self.rdp(rounds) > PRV_UP_TO:

@@ -36,10 +36,11 @@ class Verdict:
     crossed: Mapping[int, str]
 
 
-def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
+def verify(run: Path, roster: Roster, outside: str | None = None, asks_prv: bool = True) -> Verdict:
     """The verdict on a run folder; Fault where it is not sound.  outside: a head of the coordinator's or a site's chain that was
-    noted elsewhere, and must be in the folder."""
-    coordinator = read_coordinator(run, roster)
+    noted elsewhere, and must be in the folder.  asks_prv: whether the second estimate of the PLD figures is made too; rdp, a bound above
+    them, is asked in any case."""
+    coordinator = read_coordinator(run, roster, asks_prv)
     known = {site_file(site) for site in roster.sites}
     for path in sorted((run / "sites").glob(f"*/{FILE}")):
         if (file := path.relative_to(run).as_posix()) not in known:

@@ -54,7 +54,7 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
             place.want("run", roster.run, "the roster is of run")
             place.want("site", site, "this is the ledger of site")
             place.want("key", roster.sites[site], "the roster's is")
-            terms = Registered.of(place)
+            terms = Registered.of(place, coordinator.terms.asks_prv)
             for name in AGREED:
                 place.want(name, coordinator.terms.body[name], "the coordinator registered")
             check = SiteCheck(SiteRecord(site, first=entry.hash, crossed=terms.crossed), roster.run, terms, coordinator, _limit(place))

@@ -11,7 +11,7 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, RoundFailed
 from fedvision.experiment import Experiment, load
 from fedvision.schema import validate
-from fedvision.types import ClientUpdate, SecureReply, SecureRequest, TrainRequest
+from fedvision.types import ClientUpdate, EvaluateRequest, SecureReply, SecureRequest, TrainRequest
 from privacy.secure_aggregation.messages import Begin, Masked, Open, Survivors, from_bytes
 from server.run import Assignment, federate
 from simulations.conditions import Troubled
@@ -185,6 +185,17 @@ def test_the_coordinator_gets_masked_messages_and_nothing_else(tmp_path):
     assert {type(r) for r in tapped.requests} == {SecureRequest}
     assert {type(r) for r in tapped.replies} == {SecureReply}
     assert not any(isinstance(r, ClientUpdate | TrainRequest) for r in tapped.replies)
+
+
+def test_under_masks_a_site_gives_nobody_an_update_or_its_figures_in_the_clear(tmp_path):
+    """Whoever leaves the protocol out and asks as in a plain run."""
+    e = experiment(True)
+    data = open_federated(e)
+    bench = Workbench.set_up(e, data.shape, data.classes, len(data.sites), tmp_path)
+    model = dict(bench.tensors)
+    for asked in (TrainRequest("run", 0, 1, model, {}, None), EvaluateRequest("run", 0, model, "test", None)):
+        replies = list(Inline(data, bench).ask(dict.fromkeys(data.sites, asked)))
+        assert [reply.code for reply in replies] == ["masked"] * 7
 
 
 def test_a_round_takes_three_exchanges_once_the_first_has_begun(tmp_path):
