@@ -9,8 +9,7 @@ import yaml
 
 from fedvision.data.dataset import Dataset
 from fedvision.data.federation import open_federated
-from fedvision.data.site import Examples
-from fedvision.data.sources import Source as Images
+from fedvision.data.site import Examples, Source
 from fedvision.data.statistics import federated_statistics, written
 from fedvision.errors import ConfigError, DataError, RunFolderError
 from fedvision.experiment import Experiment, from_values
@@ -20,7 +19,7 @@ from privacy.ledger.verify import verify
 from privacy.noise import for_simulation_only, secret
 from privacy.on_server import promise, words
 from privacy.plan import plan_of
-from privacy.statistics import SCALE, SENSITIVITY, Parts, clipped, noisy, of_site, rounded
+from privacy.statistics import SCALE, SENSITIVITY, Parts, clipped, noisy, of_site, rounded, together
 from simulations.private_statistics import private_statistics
 
 SITES, SIGMA = 4, 2.0
@@ -40,8 +39,8 @@ def experiment(privacy: dict[str, Any], **blocks: Any) -> Experiment:
 
 
 def holder(images: np.ndarray, labels: list[int], subjects: list[str]) -> Examples:
-    dataset = Dataset("few", images, np.array(labels), ("a", "b"), subjects=np.array(subjects))
-    return Examples(Images(dataset), np.arange(len(images)))
+    dataset = Dataset("few", images, np.array(labels), ("a", "b"), (0.5,) * 3, (0.5,) * 3, np.array(subjects))
+    return Examples(Source(dataset), np.arange(len(images)))
 
 
 EXTREME = np.stack([np.zeros((3, 4, 4)), np.full((3, 4, 4), 255), np.arange(48).reshape(3, 4, 4) * 5, np.full((3, 4, 4), 7)]).astype(np.uint8)
@@ -68,7 +67,7 @@ def test_the_noise_has_the_standard_deviation_that_the_charge_says() -> None:
 
 @pytest.mark.parametrize("privacy", [EXAMPLE, SITE], ids=["example", "site"])
 def test_what_is_released_is_the_sum_and_the_noise_of_each_that_draws_it_masked_or_not(privacy: dict[str, Any], tmp_path: Path) -> None:
-    plain = experiment(privacy | REPEATED, partition={"scheme": "iid", "sites": 60})
+    plain = experiment(privacy | REPEATED, partition={"scheme": "iid", "sites": 24})
     data, parts = open_federated(plain), Parts(1, 10, several=False)
     own = {site: of_site(data.site(site).train, parts, "example" if privacy is EXAMPLE else "site") for site in data.sites}
     total = np.sum([own[site] for site in data.sites], axis=0)
@@ -81,9 +80,9 @@ def test_what_is_released_is_the_sum_and_the_noise_of_each_that_draws_it_masked_
     assert found.mean == pytest.approx([expected["sum"][0] / units], abs=1e-4)
     assert found.std == pytest.approx([(expected["squares"][0] / units - (expected["sum"][0] / units) ** 2) ** 0.5], abs=1e-4)
     assert list(found.labels.values()) == [max(0, round(float(count))) for count in expected["labels"]]
-    assert found.released is not None and found.released.spread == pytest.approx(SIGMA * SENSITIVITY * (60 if privacy is EXAMPLE else 1) ** 0.5)
-    blocks = {"secure_aggregation": {"enabled": True}, "federation": {"rounds": 1, "weighting": "uniform", "min_replies": 41}}
-    masked = experiment(privacy | REPEATED, partition={"scheme": "iid", "sites": 60}, **blocks)
+    assert found.released is not None and found.released.spread == pytest.approx(SIGMA * SENSITIVITY * (24 if privacy is EXAMPLE else 1) ** 0.5)
+    blocks = {"secure_aggregation": {"enabled": True}, "federation": {"rounds": 1, "weighting": "uniform", "min_replies": 17}}
+    masked = experiment(privacy | REPEATED, partition={"scheme": "iid", "sites": 24}, **blocks)
     under = private_statistics(masked, SIGMA, tmp_path / "masked")
     assert under.masked and under.mean == found.mean and under.labels == found.labels
 
@@ -109,7 +108,7 @@ def test_a_run_that_uses_them_says_what_both_come_to_and_refuses_what_was_releas
     both = epsilon([Phase(1.0, 0.1, 2), Phase(SIGMA, 1.0, 1)], 1e-4, "pld", "add_remove")
     assert (run.data.mean, run.data.statistics_noise) == (noised.mean, SIGMA)
     assert promise(plan_of(run), run)["epsilon_with_statistics"] == pytest.approx(both) and both > plan_of(run).guarantee.epsilon
-    assert any("with the statistics" in line and f"{both:.1f}" in line for line in words(plan_of(run), run))
+    assert any("with the statistics" in line and str(together(plan_of(run), run)) in line for line in words(plan_of(run), run))
     with pytest.raises(ConfigError, match="protects one example, and this run promises something for each site"):
         using(noised, SITE)
     exact = federated_statistics(experiment(EXAMPLE).model_copy(update={"privacy": None}), 10)
