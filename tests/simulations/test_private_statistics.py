@@ -43,7 +43,9 @@ def holder(images: np.ndarray, labels: list[int], subjects: list[str]) -> Exampl
     return Examples(Source(dataset), np.arange(len(images)))
 
 
-EXTREME = np.stack([np.zeros((3, 4, 4)), np.full((3, 4, 4), 255), np.arange(48).reshape(3, 4, 4) * 5, np.full((3, 4, 4), 7)]).astype(np.uint8)
+EXTREME = np.stack([np.zeros((3, 4, 4)), np.full((3, 4, 4), 255), np.arange(48).reshape(3, 4, 4) * 5, np.full((3, 4, 4), 7)]).astype(
+    np.uint8
+)
 
 
 @pytest.mark.parametrize("unit, units", [("example", [[0], [1], [2], [3]]), ("subject", [[0, 1], [2, 3]]), ("site", [[0, 1, 2, 3]])])
@@ -80,7 +82,9 @@ def test_what_is_released_is_the_sum_and_the_noise_of_each_that_draws_it_masked_
     assert found.mean == pytest.approx([expected["sum"][0] / units], abs=1e-4)
     assert found.std == pytest.approx([(expected["squares"][0] / units - (expected["sum"][0] / units) ** 2) ** 0.5], abs=1e-4)
     assert list(found.labels.values()) == [max(0, round(float(count))) for count in expected["labels"]]
-    assert found.released is not None and found.released.spread == pytest.approx(SIGMA * SENSITIVITY * (24 if privacy is EXAMPLE else 1) ** 0.5)
+    assert found.released is not None and found.released.spread == pytest.approx(
+        SIGMA * SENSITIVITY * (24 if privacy is EXAMPLE else 1) ** 0.5
+    )
     blocks = {"secure_aggregation": {"enabled": True}, "federation": {"rounds": 1, "weighting": "uniform", "min_replies": 17}}
     masked = experiment(privacy | REPEATED, partition={"scheme": "iid", "sites": 24}, **blocks)
     under = private_statistics(masked, SIGMA, tmp_path / "masked")
@@ -123,4 +127,6 @@ def test_what_cannot_be_promised_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing can be told of so few"):
         private_statistics(experiment(SITE), SIGMA, tmp_path / "b")
     with pytest.raises(DataError, match="are needed"):
-        private_statistics(experiment(EXAMPLE, conditions={"budgets": {f"site-{n:03d}": 0.01 for n in range(SITES)}}), SIGMA, tmp_path / "c")
+        private_statistics(
+            experiment(EXAMPLE, conditions={"budgets": {f"site-{n:03d}": 0.01 for n in range(SITES)}}), SIGMA, tmp_path / "c"
+        )
