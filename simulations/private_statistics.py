@@ -139,7 +139,9 @@ def _told(
             "the noise leaves no standard deviation above 0 to divide by; it was spent all the same; take a smaller --noise, or have more"
         )
     shares = np.maximum(found["intensity"].reshape(-1, BINS), 0.0)
-    labels = {name: max(0, round(float(count))) for name, count in zip(data.dataset.classes, found["labels"], strict=True)}
+    labels: dict[str, int | None] = {
+        name: max(0, round(float(count))) for name, count in zip(data.dataset.classes, found["labels"], strict=True)
+    }
     return Statistics(
         data.dataset.name, data.fingerprint, len(sites), max(0, round(units)), 0, mean.tolist(), np.sqrt(variance).tolist(),
         (shares / shares.sum(1, keepdims=True)).tolist(), labels, experiment.secure_aggregation.enabled,
