@@ -122,7 +122,7 @@ def test_a_run_that_uses_them_says_what_both_come_to_and_refuses_what_was_releas
 
 def test_what_cannot_be_promised_is_refused_by_name(tmp_path: Path) -> None:
     subject = EXAMPLE | {"unit": "subject", "max_images": 4}
-    with pytest.raises(ConfigError, match="privacy.unit = subject"):
+    with pytest.raises(ConfigError, match=r"privacy\.unit = subject"):
         private_statistics(experiment(subject), SIGMA, tmp_path / "a")
     with pytest.raises(DataError, match="nothing can be told of so few"):
         private_statistics(experiment(SITE), SIGMA, tmp_path / "b")
