@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from clients.recipe import learn
+from clients.learn import learn
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
 from fedvision.data.site import Batch

@@ -18,7 +18,7 @@ class Model(Section):
         "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
     )
     width: Units = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
-    hidden: Units = Field(128, description="units of the cnn's hidden linear layer")
+    hidden: Units | None = Field(128, description="units of the cnn's hidden linear layer; null = none")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
     options: dict[str, Any] = Field(
         default_factory=dict,

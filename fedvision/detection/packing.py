@@ -19,8 +19,8 @@ def columns(height: int, width: int) -> int:
 def packed(masks: np.ndarray) -> np.ndarray:
     """bool [...,H,W] -> float32 [...,⌈H·W/24⌉].
 
-    >>> packed(np.array([[[True, False], [False, True]]]))
-    array([[9437184.]], dtype=float32)
+    >>> [f"{int(number):024b}" for number in packed(np.array([[True, False], [False, True]]))]
+    ['100100000000000000000000']
     """
     *more, height, width = masks.shape
     n = columns(height, width)
@@ -32,7 +32,7 @@ def packed(masks: np.ndarray) -> np.ndarray:
 def unpacked(rows: np.ndarray, height: int, width: int) -> np.ndarray:
     """float32 [...,⌈H·W/24⌉] -> bool [...,H,W].
 
-    >>> unpacked(packed(np.eye(7, dtype=bool)), 7, 7).sum()
+    >>> int(unpacked(packed(np.eye(7, dtype=bool)), 7, 7).sum())
     7
     """
     bits = rows.astype(np.int32)[..., None] >> np.arange(PIXELS - 1, -1, -1) & 1

@@ -21,7 +21,7 @@ def sampled(maps: list[Tensor], at: Tensor, weights: Tensor) -> Tensor:
     maps: L of [B,H,d,h,w], of H heads.  at [B,N,H,L,P,2]: x and y over the image's sides, 0 the left and upper edge, 1 the right and lower.
     weights [B,N,H,L,P].  -> [B,N,H·d].
     """
-    b, n, heads, _, p, _ = at.shape
+    b, n, heads, *_ = at.shape
     grid = (2 * at - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [L,B·H,N,P,2]
     seen = [grid_sample(x.flatten(0, 1), g, align_corners=False) for x, g in zip(maps, grid, strict=True)]  # each [B·H,d,N,P]
     share = weights.permute(0, 2, 1, 3, 4).reshape(b * heads, 1, n, -1)  # [B·H,1,N,L·P]

@@ -43,9 +43,7 @@ def method_of(model: str, classes: int, soft: float | None = None) -> Any:
             f"model.name = {model!r} and task = detection exclude each other: use one of {', '.join(f'detection/{n}' for n in METHODS)}"
         )
     if METHODS[name] is Detr and soft is not None:
-        raise ConfigError(
-            f"evaluation.soft_nms is for detectors that say a thing several times, and {model} says it once: set it to null"
-        )
+        raise ConfigError(f"evaluation.soft_nms is for detectors that say a thing several times, and {model} says it once: set it to null")
     return METHODS[name](classes) if soft is None else METHODS[name](classes, soft=soft)
 
 

@@ -19,7 +19,7 @@ from fedvision.tasks.detection import METHODS, Detection, method_of
 
 SMALL = Model(width=8, options={"channels": 16})
 SETS = ("detr", "deformable_detr")  # of queries
-OPTIONS = {"ssdlite": {}} | dict.fromkeys(SETS, {"channels": 32, "layers": 2, "queries": 10})
+OPTIONS = {"ssdlite": {}} | {name: {"channels": 32, "layers": 2, "queries": 10} for name in SETS}
 
 
 def made(name: str, shape: tuple[int, int, int] = (3, 64, 64), classes: int = 3) -> tuple[torch.nn.Module, Detection]:

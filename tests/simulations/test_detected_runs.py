@@ -1,20 +1,16 @@
 """Detection from its config to its report, on every engine, cut and resumed, masked, and under differential privacy."""
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flower_runs import FlowerRuns
 from rectangles import experiment
 
 from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
-from fedvision.schema import render
 from fedvision.types import TrainRequest
 from privacy.check_model import check_experiment
 from simulations.baselines import centralised, local
@@ -69,26 +65,10 @@ def test_two_workers_end_at_the_bytes_of_a_loop(a_ray: Any, name: str, tmp_path:
 
 
 @pytest.mark.flower
-def test_flowers_runtime_ends_at_the_bytes_of_a_loop(tmp_path: Path) -> None:
+def test_flowers_runtime_ends_at_the_bytes_of_a_loop(on_flower: FlowerRuns, tmp_path: Path) -> None:
     e = run_of("mask_rcnn", **CHANGED, federation={"rounds": 1})  # whose rows and sums hold those of the others
-    (tmp_path / "e.yaml").write_text(render(e))
-    command = [
-        Path(sys.executable).parent / "fedvision",
-        "simulate",
-        tmp_path / "e.yaml",
-        "--engine",
-        "flower",
-        "--out",
-        tmp_path / "f",
-        "--json",
-    ]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as rays:  # a Ray of somebody else on this machine is not joined
-        env = {**os.environ, "PYTHONPATH": path, "RAY_TMPDIR": rays, "RAY_USAGE_STATS_ENABLED": "0"}
-        done = subprocess.run([*command, "--set", "engine.workers=2"], capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
     _, loop = simulate(e, tmp_path / "loop", None, quiet=True)
-    assert json.loads(done.stdout.splitlines()[-1])["model_sha256"] == loop["model_sha256"]
+    assert on_flower.run(e, tmp_path / "flower")["model_sha256"] == loop["model_sha256"]
 
 
 class PowerCut(Exception):

@@ -110,7 +110,9 @@ def test_what_is_written_is_read_again_and_cocos_own_code_reads_the_same(tmp_pat
     write_coco(tmp_path / "x.json", said)
     again = read_coco(tmp_path / "x.json", None, True, masks=True)
     assert (again.boxes[0] == rows[0]).all()
-    assert [(one.mask(20, 40) == other.mask(20, 40)).all() for one, other in zip(again.shapes[0], said.shapes[0], strict=True)] == [True] * 3
+    assert [(one.mask(20, 40) == other.mask(20, 40)).all() for one, other in zip(again.shapes[0], said.shapes[0], strict=True)] == [
+        True
+    ] * 3
     from pycocotools.coco import COCO
 
     its = COCO(str(tmp_path / "x.json"))
@@ -130,7 +132,7 @@ def test_a_folder_of_instances_is_stretched_and_what_is_left_of_no_pixel_is_not_
     assert there[0, 3:8, 1:6].all() and there[0].sum() == 25 and not there[1].any()
     alone = with_targets(dataset, "detection").targets
     assert alone is not None and alone.shape == (1, 2, BOX)
-    with pytest.raises(DataError, match="has boxes without masks: set data.masks to true"):
+    with pytest.raises(DataError, match=r"has boxes without masks: set data\.masks to true"):
         with_targets(box_folder(data.model_copy(update={"masks": False})), "instances")
 
 
