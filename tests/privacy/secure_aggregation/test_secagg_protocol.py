@@ -384,6 +384,25 @@ def test_a_well_formed_false_vector_is_not_detected():
     assert same(total, honest + 1)
 
 
+def test_a_message_with_a_byte_too_many_or_too_few_or_an_odd_union_is_malformed():
+    f = Federation(4)
+    attempt = f.run(f.attempt(), until="masked")
+    second = f.run(f.attempt(f.session(attempt=2)), until="shares").begins(f.terms(), [voided(attempt.session, [])])["a"]
+    sent = [attempt.open(), attempt.list_keys(), second, attempt.survivors(), Abandon(attempt.session)]
+    for content in map(to_bytes, (*sent, *f.replies)):
+        assert to_bytes(from_bytes(content)) == content
+        for other in (content + b"\0", content[:-1], b""):
+            with pytest.raises(AggregationRefused) as refused:
+                from_bytes(other)
+            assert refused.value.check == "malformed"
+    content = to_bytes(second)
+    at = content.rindex(to_bytes(attempt.open())[1:-8]) - 1  # of the history's one outcome: which of the two it is
+    for choice in (0, 3, 255):
+        with pytest.raises(AggregationRefused) as refused:
+            from_bytes(content[:at] + bytes([choice]) + content[at + 1 :])
+        assert refused.value.check == "malformed"
+
+
 @pytest.mark.parametrize("kind", [Open, Begin, Masked, Unmasking])
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)

@@ -125,6 +125,24 @@ def test_a_simulated_site_that_declines_under_masks_is_left_out(tmp_path):
     assert list(rounds(tmp_path / "True")[0]["declined"]) == ["site-000"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"encoding": {"range_weights": 1e-6}}, "out_of_range"),
+        ({"federation": {"rounds": 1, "on_missing": "stop", "max_update_norm": 1e-6}}, "norm_too_large"),
+    ],
+    ids=["a number beyond its range", "an update that is too long"],
+)
+def test_a_site_that_may_not_send_what_it_has_keeps_the_figure_to_itself(tmp_path, caplog, changes, code):
+    """A coordinator could choose a model under which a site's loss or norm is beyond its bounds, to be told them."""
+    with pytest.raises(RoundFailed) as failed:
+        summary(tmp_path, True, **{"federation": {"rounds": 1, "on_missing": "stop"}} | changes)
+    said = f"site-000 {code}: its update is beyond what the run allows; the figure stands in the site's own log"
+    assert said in str(failed.value)
+    own = [record.getMessage() for record in caplog.records if record.name == "fedvision.site"]
+    assert len(own) == 7 and all("e-" in line or "." in line for line in own)
+
+
 def rounds(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
 
