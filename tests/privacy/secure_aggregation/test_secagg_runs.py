@@ -93,6 +93,7 @@ def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     assert masked["status"] == "completed"
     assert masked["model_sha256"] == plain["model_sha256"]
     assert masked["metrics"] == plain["metrics"]
+    assert [r["attempt"] for r in rounds(tmp_path / "True")] == [r["attempt"] for r in rounds(tmp_path / "False")]
     took = [[r["simulated_seconds"] for r in rounds(tmp_path / f"{on}")] for on in (False, True)]
     if "deadline" in changes.get("conditions", {}):
         assert took[0] == took[1] and all(took[1])
@@ -145,6 +146,12 @@ def test_a_site_that_may_not_send_what_it_has_keeps_the_figure_to_itself(tmp_pat
 
 def rounds(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_a_round_for_which_chance_draws_nobody_is_skipped(tmp_path):
+    changes = {"federation": {"sampling": "poisson", "rate": 1e-9, "rounds": 1, "min_replies": 4, "on_missing": "skip"}}
+    assert summary(tmp_path, True, **changes)["status"] == "completed"
+    assert rounds(tmp_path / "True")[0]["status"] == "skipped"
 
 
 def test_rounds_that_fail_are_skipped_alike(tmp_path):
