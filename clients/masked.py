@@ -1,8 +1,10 @@
 """A site's part in masked rounds: the protocol's messages in, its answers out; the update leaves under masks only."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -52,12 +54,35 @@ def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
     identity, roster = store.read("identity"), store.read("roster")
     if identity is None or roster is None:
         raise RunFolderError(f"site {site} has no identity or roster in {store.folder}: a site is given both when it joins")
-    pinned = Pinned(codec.decode(Roster, roster), settings.min_cohort)
+    pinned = Pinned(_read(roster), settings.min_cohort)
     return SecureSite(site, Identity(identity), pinned, store, settings.threshold or 0)
+
+
+@lru_cache(maxsize=2)
+def _read(roster: bytes) -> Roster:
+    """A roster, which a simulation's sites have in common: a thousand names are read once and not by each."""
+    found: Roster = codec.decode(Roster, roster)
+    return found
 
 
 def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
+    with _alone(bench.states.folder, site.id):
+        return _answer(request, site, bench, train)
+
+
+@contextmanager
+def _alone(states: Path, site: SiteId) -> Iterator[None]:
+    """A real site's folder serves all its runs: one request at a time, so that none is judged by a state that another is changing."""
+    member = membership_of(states, site)
+    if member is None:  # a simulated site has a folder in each run
+        yield
+        return
+    with Files(member.folder / "masking").held():
+        yield
+
+
+def _answer(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     secure = open_masking(bench.states.folder, site.id, bench)
     replies, entry, work = [], b"", [0]
     try:

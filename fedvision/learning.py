@@ -18,7 +18,7 @@ class Model(Section):
         "averaged", description="BatchNorm's running mean and variance: averaged over sites, or left as they are"
     )
     width: Units = Field(32, description="channels of the first layer (cnn), units of the hidden layer (mlp)")
-    hidden: Units = Field(128, description="units of the cnn's hidden linear layer")
+    hidden: Units | None = Field(128, description="units of the cnn's hidden linear layer; null = none")
     dropout: Fraction = Field(0.0, description="share of hidden units dropped in training (cnn, mlp)")
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -128,6 +128,7 @@ class ServerData(Section):
 BEST = {
     "segmentation": "dice",
     "detection": "ap50",
+    "instances": "mask_ap50",
     "regression": "r2",
 }  # of tasks that are not measured by accuracy, where evaluation.best is absent
 METRICS = {  # that can pick the best model, by task
@@ -135,6 +136,7 @@ METRICS = {  # that can pick the best model, by task
     "multilabel": ("accuracy", "exact_match", "f1", "loss", "auc", "sensitivity", "ece"),
     "segmentation": ("dice", "miou", "accuracy", "loss", "image_dice", "boundary_f", "hd95"),
     "detection": ("map", "ap50", "ap75", "recall", "loss"),
+    "instances": ("mask_map", "mask_ap50", "mask_ap75", "mask_recall", "map", "ap50", "ap75", "recall"),
     "regression": ("mae", "rmse", "r2", "loss"),
 }
 

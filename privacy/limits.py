@@ -35,8 +35,8 @@ from privacy.ledger.figures import ORDERS, Event, rho
 
 UNITS = ("example", "subject", "site")  # from the smallest
 AROUND = (0.4, 0.6, 1.0, 1.6)  # orders of a limit, over the one that suits Gaussian noise: sampled sums want smaller ones
-ROUNDING = 1e-9  # relative: a plan that fills a limit exactly goes through
-STATED = 1e-6  # the same where the limit is read from a record, on a machine that may round otherwise
+ROUNDING = 1e-9  # of ε: a plan that fills a limit exactly goes through
+STATED = 1e-6  # the same, relative, where the limit is read from a record, on a machine that may round otherwise
 
 
 def over_rdp(order: float, delta: float) -> float:
@@ -76,7 +76,7 @@ class Limit:
         """The smallest limit that `times` such events fit into, at the order that suits them."""
         each = cls._each(event)
         order = min(each, key=lambda a: times * each[a] + over_rdp(a, delta))
-        return cls(times * each[order] + over_rdp(order, delta), (order,), (1.0,))
+        return cls(max(0.0, times * each[order] + over_rdp(order, delta)), (order,), (1.0,))  # below 0 at a large δ: as private as can be
 
     @classmethod
     def fitting(cls, event: Event, epsilon: float, delta: float) -> "Limit":
@@ -102,7 +102,7 @@ class Limit:
 
     def holds(self, spent: np.ndarray, delta: float) -> bool:
         """Whether Σρ = `spent` is within it."""
-        return self.epsilon_of(spent, delta) <= self.epsilon * (1 + ROUNDING)
+        return self.epsilon_of(spent, delta) <= self.epsilon + ROUNDING
 
     def used(self, spent: np.ndarray, delta: float) -> float:
         """How much of it Σρ = `spent` has used: 0 to 1, and beyond."""

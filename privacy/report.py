@@ -13,7 +13,7 @@ from fedvision.errors import ConfigError, FedvisionError, LedgerDamaged
 from fedvision.experiment import Experiment
 from fedvision.protections import Central, DpSgd
 from fedvision.tracking.folder import RunFolder
-from fedvision.tracking.report import Plot, Section, Table, write_page
+from fedvision.tracking.page import Plot, Section, Table, write_page
 from fedvision.types import RELATIONS, SiteId
 from privacy.accountants import Phase
 from privacy.attacks.one_run import RESULT

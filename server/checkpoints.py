@@ -13,17 +13,15 @@ from torch import Tensor
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import write_tensors
-from fedvision.types import SiteId
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
-    best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
-    that did not, and whether the run is over.  lowest: of the models that were accepted, the lowest loss on held-out data."""
+    """How far a run is.  next_round: the first one not done.  best: the best value of the criterion so far.
+    mark, stale, stopped: of early stopping, the value to beat, the evaluations that did not, and whether the run is over.
+    lowest: of the models that were accepted, the lowest loss on held-out data."""
 
     next_round: int = 0
-    counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
     mark: float | None = None
     stale: int = 0
@@ -45,9 +43,7 @@ class Checkpoints:
 
     def write(self, state: Any, progress: Progress, best: bool) -> None:
         """Make `state` durable, then drop what is too old."""
-        tensors: dict[str, Tensor] = {}
-        for f in dataclasses.fields(state):
-            tensors |= {f"{f.name}/{name}": tensor for name, tensor in getattr(state, f.name).items()}
+        tensors = flat(state)
         metadata = {"progress": json.dumps(dataclasses.asdict(progress))}
         if best:
             write_tensors(self.folder / "best.safetensors", tensors, metadata)
@@ -60,14 +56,30 @@ class Checkpoints:
         files = self._files()
         if not files:
             return None
-        try:
-            tensors = load_file(files[-1])
-            with safe_open(files[-1], "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise RunFolderError(f"{files[-1]} is damaged ({error}); delete it to go on from the checkpoint before it") from None
-        states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}
-        for key, tensor in tensors.items():
-            part, _, name = key.partition("/")
-            states[part][name] = tensor
-        return type(empty)(**states), Progress(**progress)
+        tensors, progress = read(files[-1], "progress", "delete it to go on from the checkpoint before it")
+        progress.pop("counted", None)  # of older runs: the rounds that are recorded say it too
+        return whole(tensors, empty), Progress(**progress)
+
+
+def flat(state: Any) -> dict[str, Tensor]:
+    """A strategy's state as tensors by "part/name"."""
+    return {f"{f.name}/{name}": tensor for f in dataclasses.fields(state) for name, tensor in getattr(state, f.name).items()}
+
+
+def whole(tensors: Mapping[str, Tensor], empty: Any) -> Any:
+    """What `flat` took apart, in the type of `empty`."""
+    states: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(empty)}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        states[part][name] = tensor
+    return type(empty)(**states)
+
+
+def read(path: Path, key: str, way_out: str) -> tuple[dict[str, Tensor], Any]:
+    """A file's tensors, and the JSON under `key` in its metadata; RunFolderError where it is damaged, with what to do."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[key])
+        return load_file(path), about
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}); {way_out}") from None

@@ -17,6 +17,7 @@ from fedvision.algorithms import AT_HOME
 from fedvision.augment import changes
 from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
+from fedvision.evaluation import predicted
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.seeds import seed_torch
@@ -71,7 +72,7 @@ def _predictions(
     with torch.inference_mode():
         for start in range(0, len(at), _AT_ONCE):
             batch = examples.batch(at[start : start + _AT_ONCE])
-            losses += task.loss(model(batch.inputs), batch.targets).tolist()
+            losses += task.loss(predicted(model, task, batch.inputs), batch.targets).tolist()
     order = at[np.argsort(losses, kind="stable")]
     sorted_losses = np.sort(losses)
     n = experiment.tracking.pictures
@@ -81,7 +82,7 @@ def _predictions(
 
     def rows(which: np.ndarray) -> list[Row]:
         with torch.inference_mode():
-            outputs = model(examples.batch(order[which]).inputs)
+            outputs = predicted(model, task, examples.batch(order[which]).inputs)
         return [
             _row(data, task, examples, int(order[i]), out, f"loss {sorted_losses[i]:.3g}") for i, out in zip(which, outputs, strict=True)
         ]

@@ -18,11 +18,12 @@ class Mlp(nn.Module):
 
 class Cnn(nn.Module):
     """Two convolutions and two linear layers, as in McMahan et al. 2017, section 3.  [B,C,H,W] -> [B,K], any H, W ≥ 4.
+    hidden: units of the first linear layer; None leaves it out, and with it most of the parameters that noise would go to.
 
     Up to 32 × 32 pixels the feature map is kept whole (a quarter of each side); larger images are pooled to 8 × 8.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, width: int, hidden: int, dropout: float, norm: str | None):
+    def __init__(self, shape: tuple[int, ...], outputs: int, width: int, hidden: int | None, dropout: float, norm: str | None):
         super().__init__()
         c, h, w = shape
         side = (min(h // 4, 8), min(w // 4, 8))
@@ -31,9 +32,9 @@ class Cnn(nn.Module):
             nn.Conv2d(width, 2 * width, 5, padding=2), normalise(norm, 2 * width), nn.ReLU(), nn.MaxPool2d(2),
             nn.Identity() if (h // 4, w // 4) == side else nn.AdaptiveAvgPool2d(side),
         )  # fmt: skip
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(2 * width * side[0] * side[1], hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
-        )
+        flat = 2 * width * side[0] * side[1]
+        between = [] if hidden is None else [nn.Linear(flat, hidden), nn.ReLU()]
+        self.head = nn.Sequential(nn.Flatten(), *between, nn.Dropout(dropout), nn.Linear(hidden or flat, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B,K]."""

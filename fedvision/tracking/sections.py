@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from fedvision.tracking import matrices, plots
 from fedvision.tracking.figures import Metrics, by_site, duration, mean, measured, number, series, worst_and_best
+from fedvision.tracking.page import Plot, Run, Section, Table
 from fedvision.tracking.plots import Curve
-from fedvision.tracking.report import Plot, Run, Section, Table
 
 MOST_ROWS = 60  # sites that a plot shows one by one
 LEAST_OF_A_HISTOGRAM = 10  # sites, below which each one's dot says more

@@ -1,6 +1,7 @@
 """One file from its bytes to a checked copy without identity, or to the code of why there is none."""
 
 import hashlib
+import importlib
 import os
 import re
 import secrets
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from privacy.deidentify import burned_in, intake, modules, pixels, selfcheck, values
+from privacy.deidentify import burned_in, intake, modules, pixels, profile, selfcheck, terms, values
 from privacy.deidentify.cleaner import Cleaner, encode, file_head
 from privacy.deidentify.policy import CLEAN_PIXELS, Policy, rule_set
 from privacy.deidentify.pseudonyms import Pseudonyms
@@ -77,6 +78,13 @@ def identity(parsed: Parsed) -> Identity:
     if any("\\" in uid for uid in (found.instance, found.series, found.study)):
         raise Refused("BAD_UID")
     return found
+
+
+def load() -> None:
+    """Load the tables that every file needs, so that children which are forked afterwards have them in common."""
+    profile.table(), profile.safe_private(), terms.code("", ""), terms.coded(), terms.structure("")
+    importlib.import_module("pydicom.datadict")
+    importlib.import_module("pydicom._uid_dict")
 
 
 class Deidentifier:

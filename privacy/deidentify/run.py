@@ -18,7 +18,7 @@ from typing import Any
 
 from fedvision.errors import ConfigError
 from privacy.deidentify import manifest
-from privacy.deidentify.instance import Deidentifier, Outcome
+from privacy.deidentify.instance import Deidentifier, Outcome, load
 from privacy.deidentify.intake import Input, walk
 from privacy.deidentify.policy import EDITION, MEANINGS, Policy, rule_set
 from privacy.deidentify.states import CODES, SKIPS, State
@@ -155,6 +155,7 @@ class Run:
         for left in (self.out / ".partial").glob("*.part"):
             left.unlink()
         self.total = sum(1 for _ in walk(os.fsencode(self.store.resolve())))
+        load()
         with Pool(self.make, self.workers, self.policy.seconds_per_file, self.policy.memory_mib) as pool:
             self._commit_all(pool.outcomes(self._tasks()))
             self._commit_all(pool.outcomes(self._series_with_text()))

@@ -49,8 +49,7 @@ class Chain:
         if self._handle is not None:
             yield self
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = self._opened()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             self._handle = handle
@@ -59,6 +58,13 @@ class Chain:
         finally:
             self._handle = None
             os.close(handle)
+
+    def _opened(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def read(self) -> "Chain":
         """The chain with all its entries taken; an absent file has none, and is not made."""
