@@ -69,7 +69,7 @@ def test_two_images_are_learned_by_heart(name: str) -> None:
     x[0, 0, 8:32, 10:40], x[1, 1, 20:60, 24:48] = 2.0, 2.0
     y = torch.tensor([[[0.0, 10, 8, 40, 32]], [[1.0, 24, 20, 48, 60]]])
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(150 if name in SETS else 60):
+    for _ in range(150 if name == "detr" else 60):
         optimizer.zero_grad()
         task.loss(model(x), y).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -242,15 +242,16 @@ def test_the_pictures_of_an_image_show_what_was_missed_and_what_was_wrongly_said
     assert not shown(MISSED) and not shown(WRONG)
 
 
-def test_detr_learns_sixteen_images_by_heart() -> None:
+@pytest.mark.parametrize(("name", "steps"), [("detr", 200), ("deformable_detr", 60)])
+def test_sixteen_images_are_learned_by_heart(name: str, steps: int) -> None:
     from rectangles import rectangles
 
     data = rectangles(16)
     x, y = torch.from_numpy(data.images).float() / 127.5 - 1, torch.from_numpy(data.targets)
-    model, task = made("detr", classes=2)
+    model, task = made(name, classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (200 - step) / 80)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (steps - step) / (0.4 * steps))
         optimizer.zero_grad()
         task.loss(model(x), y).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
