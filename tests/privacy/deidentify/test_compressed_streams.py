@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 from planted import base
+from planted import file as planted_file
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
@@ -167,3 +168,8 @@ def test_a_stream_that_lies_is_refused_and_walked_in_no_time(name):
     with pytest.raises(Refused, match="PIXELS_UNREADABLE"):
         streams.beside(stream, syntax, 40 * 48)
     assert time.process_time() - begin < 2
+
+
+def test_native_pixels_that_begin_like_a_fragment_pass(bench):
+    outcome, _ = bench().run(planted_file(base() | {0x7FE00010: ("OW", b"\xfe\xff\0\xe0" + bytes(124))}))
+    assert outcome.state == "deidentified", outcome.note
