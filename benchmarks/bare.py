@@ -36,7 +36,9 @@ def measure(experiment: Experiment, bare_loss: Callable[[nn.Module, Batch], Loss
     examples = data.site(data.sites[0]).train
     everything = examples.batch(torch.arange(len(examples)))
     model, task = build(experiment, data.shape, len(data.classes)), task_of(experiment, data.classes)
-    loss_at = bare_loss(model, everything) if bare_loss else lambda at: task.loss(model(everything.inputs[at]), everything.targets[at]).mean()
+    loss_at = (
+        bare_loss(model, everything) if bare_loss else lambda at: task.loss(model(everything.inputs[at]), everything.targets[at]).mean()
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)
     ours, bare = [], []
     for number in range(ROUNDS):
