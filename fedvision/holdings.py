@@ -16,6 +16,11 @@ class _DataSet(Section):
         default_factory=list, description="filters that each image is read through, e.g. {name: CLAHE}; `fedvision list transforms`"
     )
     statistics: str | None = Field(None, description="file of `fedvision statistics`, whose mean and std are used; null = none")
+    statistics_noise: float | None = Field(
+        None,
+        ge=0.01,
+        description="σ of the noise under which mean and std were released, put in from statistics; counted with a private run's ε; null = they are public",
+    )
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
     test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
 

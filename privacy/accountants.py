@@ -23,7 +23,7 @@ from fedvision.types import RELATIONS, Guarantee
 GRID = 1e-4  # of a privacy loss: the accuracy of pld
 FINE_UP_TO = 60.0  # ε above which the grid grows with ε, so that a plan without much privacy costs seconds, not hours
 MOST_STEPS = 10**9
-LEAST_NOISE = 0.01
+LEAST_NOISE, MOST_NOISE = 0.01, 1e9
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Phase:
     steps: int
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= LEAST_NOISE):
+        if not LEAST_NOISE <= self.noise_multiplier <= MOST_NOISE:
             raise ConfigError(
-                f"noise multiplier {self.noise_multiplier:g}: σ, the noise over the clip norm, must be finite and at least {LEAST_NOISE:g}; "
-                "below that nothing is promised that is worth a number"
+                f"noise multiplier {self.noise_multiplier:g}: σ, the noise over the clip norm, must be finite and at least {LEAST_NOISE:g}, "
+                f"below which nothing is promised that is worth a number, and at most {MOST_NOISE:g}"
             )
         if not 0 < self.sampling_rate <= 1:
             raise ConfigError(f"sampling rate {self.sampling_rate:g}: a probability above 0 and at most 1 (1 = every unit in every step)")

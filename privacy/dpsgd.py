@@ -1,24 +1,46 @@
 """The door to Opacus: its PRV accountant, and its per-example gradients as a reference and a fallback for our own."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedvision.errors import ModelRefused
+from fedvision.errors import ConfigError, ModelRefused
 from privacy.gradients import Clipping, Loss, UnitGradients
 from privacy.kernels import Kept
+
+MOST_POINTS = 1 << 24  # of the PRV accountant's grid: ten seconds, two gigabytes
 
 
 def prv_epsilon(phases: Sequence[tuple[float, float, int]], delta: float) -> float:
     """ε of (noise multiplier, sampling rate, steps) phases by Opacus' PRV accountant, add or remove one; its error of 0.01 is
-    part of the figure."""
+    part of the figure.  ConfigError where its grid would take minutes and the memory."""
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = list(phases)
+    points = _prv_points(phases, delta)
+    if not points <= MOST_POINTS:
+        raise ConfigError(
+            f"accountant prv would need {points:.2g} grid points for {sum(steps for *_, steps in phases):,} steps, and more than {MOST_POINTS:.2g} take "
+            "minutes; use accountant pld"
+        )
     return max(0.0, float(accountant.get_epsilon(delta)))
+
+
+def _prv_points(phases: Sequence[tuple[float, float, int]], delta: float) -> float:
+    """How many points the accountant's grid will have, which is quick to know; infinite where it cannot tell."""
+    from opacus.accountants import PRVAccountant
+    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV
+
+    losses = [PoissonSubsampledGaussianPRV(rate, sigma) for sigma, rate, _ in phases]
+    try:
+        domain = PRVAccountant()._get_domain(losses, [steps for *_, steps in phases], 0.01, delta / 1000)
+    except (ArithmeticError, RuntimeError, ValueError):
+        return math.inf
+    return domain.size
 
 
 def made_private(mode: str, model: nn.Module, optimizer: torch.optim.Optimizer, dataset: Any) -> tuple[Any, Any, Any]:

@@ -106,6 +106,9 @@ class UnitGradients:
             self._attention(module, prefix, own, canonical)
             return
         children = list(module.children())
+        if any(isinstance(child, nn.ParameterList | nn.ParameterDict) for child in children) and inside:  # lists are never called
+            self._layers.append((module, "block", inside))
+            return
         if own and children:
             bare = [n for n, p in module.named_parameters(recurse=False) if n in own and p.shape[:1] == (1,) and p.dim() > 1]
             if len(bare) < len(own):  # parameters beside layers that are not one per image: the whole block is done again

@@ -2,7 +2,8 @@
 
     identity.key       the site's Ed25519 secret, 64 hexadecimal digits, readable by its owner alone; it signs the site's ledgers and
                        its messages of secure aggregation, each behind a tag of its own
-    membership.json    the pinned roster, the site's minimum cohort and threshold, and the fingerprints that its people have approved
+    membership.json    the pinned roster and those before it, the site's minimum cohort and threshold, and the fingerprints that its people
+                       have approved
 
     masking/           what secure aggregation must not forget, over all runs
 

@@ -140,7 +140,7 @@ def _alarm(read: Read) -> list[str]:
         )
     if read.checked.sound is False:
         lines.append(f"The record is not as it was written: {read.checked.said}")
-    if config_hash(read.experiment) != read.books[0].plan["config"]:
+    elif config_hash(read.experiment) != read.books[0].plan["config"]:
         lines.append(
             "What stands here of the plan is from config.yaml, and that is not the config that the record was made under: it was changed, or written by "
             "another version of fedvision."

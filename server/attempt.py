@@ -31,6 +31,7 @@ class Attempt:
     charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
     drawn: Container[SiteId] | None = None  # whose updates are in the sum; None = all that come
     aside: Total | None = None  # where the others' go, so that what is done with them is the same
+    _heard: set[SiteId] = field(default_factory=set)  # those that answered, to look up one among thousands
 
     def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
         """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
@@ -51,19 +52,20 @@ class Attempt:
         """A worker's sum, of sites that were asked and have not answered."""
         assert isinstance(self.sink, Total)
         fits = all(site in requests and (part.round, part.attempt) == (requests[site].round, requests[site].attempt) for site in part.norms)
-        if not fits or part.layout != layout.digest or not part.norms.keys().isdisjoint(self.answered):
+        if not fits or part.layout != layout.digest or not part.norms.keys().isdisjoint(self._heard):
             raise EngineError(
                 f"round {part.round}: a worker's sum is not over the sites that it was given; start the run again with --resume"
             )
         self.sink.include(part.sum, len(part.norms))
         self.norms += part.norms.values()
         self.answered += part.norms
+        self._heard.update(part.norms)
         for site in part.norms:
             del self.missing[site]
 
     def _take(self, reply: Any, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
         site = reply.site
-        if site not in requests or site in self.answered:
+        if site not in requests or site in self._heard:
             self.refused[site] = "not_asked: a reply that nobody asked for, or a second one"
             return
         if isinstance(reply, Lost):
@@ -76,6 +78,7 @@ class Attempt:
         try:
             self.norms.append(self._add(reply, requests[site], layout))
             self.answered.append(site)
+            self._heard.add(site)
         except OutOfRange as error:
             self.declined[site] = f"out_of_range: {error}"
         except UpdateRefused as error:

@@ -55,7 +55,8 @@ class Rounds:
     """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
     scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out.
     draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round.  releases: where a round's
-    result is made durable before anything follows from it, because the noise in it must not be drawn again."""
+    result is made durable before anything follows from it, because the noise in it must not be drawn again.
+    counted: site -> last round that its reply entered, where sites are told of it; grows as rounds are counted."""
 
     experiment: Experiment
     run_id: str
@@ -70,6 +71,7 @@ class Rounds:
     judge: Judge = field(default_factory=Judge.of_nothing)
     draws: Draws | None = None
     releases: Releases | None = None
+    counted: dict[SiteId, int] = field(default_factory=dict)
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -86,7 +88,7 @@ class Rounds:
                 tells = self.experiment.privacy is None or self.experiment.privacy.mechanism != "central"
                 record["update_norm"] = _mean(sorted(attempt.norms)) if tells else None
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
-                    progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
+                    self.counted.update(dict.fromkeys(attempt.answered, number))  # in place: a copy would name every site each round
             if outcome.rejected is not None:
                 record["rejected"] = outcome.rejected
             if isinstance(attempt.sink, Arrivals):
@@ -99,7 +101,7 @@ class Rounds:
             simulated, working = self.exchange.clock() - clock if timed is None else timed, self.exchange.busy() - busy
             last = number + 1 == federation.rounds
             due = (number + 1) % self.experiment.evaluation.every == 0 or last
-            record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, progress.counted) if due else None
+            record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, self.counted) if due else None
             evaluated = time.perf_counter()
             waited = asked - began - folding
             record["seconds"] = {
@@ -127,7 +129,7 @@ class Rounds:
         begun, federation, how = 1, self.experiment.federation, self.experiment.acceptance.on_rejected
         clock, kept = self.exchange.clock(), self._kept(number, state)
         while True:
-            attempt, count = self._attempts(number, state, progress, sites, begun) if kept is None else self._tried(kept, sites)
+            attempt, count = self._attempts(number, state, sites, begun) if kept is None else self._tried(kept, sites)
             asked = time.perf_counter()
             if len(attempt.answered) < federation.min_replies:
                 return _Outcome(attempt, count, "skipped", state, progress, asked)
@@ -151,14 +153,14 @@ class Rounds:
             attempt.let_go()
             begun = count + 1
 
-    def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
+    def _attempts(self, number: int, state: Any, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
         """Ask until there are enough replies, as federation.on_missing says, from attempt `begun` on; the attempt, and its number."""
         federation = self.experiment.federation
         attempt = self._attempt(number, sites)
         if isinstance(attempt.sink, Arrivals):
 
             def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
-                return self._requests(number, count, state, progress, chosen)
+                return self._requests(number, count, state, chosen)
 
             recorder = self.recorder
             return attempt, collect(attempt, number, state, self.experiment, self.exchange, requests, recorder.asked, recorder.replied)
@@ -168,7 +170,7 @@ class Rounds:
             if not waiting and count > begun:
                 attempt.let_go()
                 attempt = self._attempt(number, sites)
-            asked = self._requests(number, count, state, progress, chosen)
+            asked = self._requests(number, count, state, chosen)
             self.recorder.asked(number, len(asked))
             if self.masked is None:
                 attempt.collect(self.exchange, asked, self.layout, self.recorder.replied)
@@ -205,11 +207,11 @@ class Rounds:
         """Who is asked."""
         return list(sites) if self.draws is not None else cohort(self.experiment.federation, sites, self.experiment.seed, number, attempt)
 
-    def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
+    def _requests(self, number: int, attempt: int, state: Any, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
         if self.ledger is not None:  # on disk before it is first sent
             request = replace(request, witness=self.ledger.request(request, chosen))
-        own = {site: (progress.counted.get(site), "" if self.ledger is None else self.ledger.seen(site)) for site in chosen}
+        own = {site: (self.counted.get(site), "" if self.ledger is None else self.ledger.seen(site)) for site in chosen}
         return {site: request if it == (None, "") else replace(request, counted=it[0], seen=it[1]) for site, it in own.items()}
 
     def _sink(self) -> Total | Updates | Arrivals:

@@ -21,7 +21,7 @@ MODELS = {
     "deeplabv3": "segmentation; atrous spatial pyramid pooling",
     "pspnet": "segmentation; pyramid pooling",
     "lraspp": "segmentation; light, of a finer and the last map",
-    "detection/NAME": "fcos, retinanet, ssdlite, onestage, detr or faster_rcnn, for boxes, mask_rcnn for instances; width, norm (null = group); options: backbone, channels, convs, ...",
+    "detection/NAME": "fcos, retinanet, ssdlite, onestage, detr, deformable_detr or faster_rcnn, for boxes, mask_rcnn for instances; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",

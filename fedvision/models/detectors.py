@@ -29,6 +29,7 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
 
     model.options: backbone (small, or a ResNet of torchvision), channels of the pyramid, convs of each head, and DETR's own.
     """
+    from fedvision.models.deformable import DeformableDetrNet
     from fedvision.models.detr import DetrNet
     from fedvision.models.rcnn import FasterRcnnNet, MaskRcnnNet
 
@@ -38,6 +39,7 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
         "ssdlite": SsdLiteNet,
         "onestage": OneStageNet,
         "detr": DetrNet,
+        "deformable_detr": DeformableDetrNet,
         "faster_rcnn": FasterRcnnNet,
         "mask_rcnn": MaskRcnnNet,
     }

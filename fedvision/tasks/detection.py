@@ -30,7 +30,9 @@ from fedvision.tasks.drawing import MISSED, WRONG, boxed, shaded
 from fedvision.tasks.scores import STEPS, sum_of
 
 SHOWN = 0.4  # least score of a detection in the pictures
-METHODS: dict[str, Any] = {"fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr}
+METHODS: dict[str, Any] = {
+    "fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr, "deformable_detr": Detr,
+}  # fmt: skip
 
 
 def method_of(model: str, classes: int, soft: float | None = None) -> Any:
@@ -40,10 +42,8 @@ def method_of(model: str, classes: int, soft: float | None = None) -> Any:
         raise ConfigError(
             f"model.name = {model!r} and task = detection exclude each other: use one of {', '.join(f'detection/{n}' for n in METHODS)}"
         )
-    if name == "detr" and soft is not None:
-        raise ConfigError(
-            "evaluation.soft_nms is for detectors that say a thing several times, and detection/detr says it once: set it to null"
-        )
+    if METHODS[name] is Detr and soft is not None:
+        raise ConfigError(f"evaluation.soft_nms is for detectors that say a thing several times, and {model} says it once: set it to null")
     return METHODS[name](classes) if soft is None else METHODS[name](classes, soft=soft)
 
 

@@ -37,11 +37,20 @@ class Registered:
         """Those of a first entry; Fault where its figures do not follow from its event."""
         place.want("kind", "plan", "a chain begins with")
         place.want("version", VERSION, "this verifier knows version")
+        if missing := [name for name in AGREED if name not in place.entry.body]:
+            raise place.fault(f"its {missing[0]} is missing")
         try:
             event = Event.of(place.entry.body)
-            rounds, orders = place.get("rounds", int), tuple(map(float, place.get("orders", list)))
-            if rounds < 1 or not orders or min(orders) <= 1 or list(orders) != sorted(set(orders)):
+            rounds, orders = place.get("rounds", int), tuple(place.get("orders", list))
+            if (
+                rounds < 1
+                or not orders
+                or any(type(order) is not float for order in orders)
+                or min(orders) <= 1
+                or list(orders) != sorted(set(orders))
+            ):
                 raise ValueError("orders")
+            event.phase(rounds)
             each = rho(event, orders)
         except (ValueError, TypeError, ConfigError) as error:
             raise place.fault(f"its plan cannot be counted: {error}") from None
@@ -68,7 +77,10 @@ class Registered:
 
     def check_pld(self, place: Place, rounds: int, figure: float) -> None:
         """A recorded PLD figure against its own accountant, and that against the others."""
-        wanted = self.pld(rounds)
+        try:
+            wanted = self.pld(rounds)
+        except ConfigError as error:
+            raise place.fault(f"the PLD figure of {rounds} charges cannot be counted: {error}") from None
         if not near([figure], [wanted], SAME):
             raise place.fault(f"its PLD figure is {figure:.6g}, and {rounds} charges come to {wanted:.6g}")
         prv = self.prv(rounds)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedvision.errors import ModelRefused
 from privacy import kernels
-from privacy.check_model import UNITS, Finding, check_model
+from privacy.check_model import UNITS, Finding, check_model, without_chance
 
 
 def _check(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] = per_image, **changes: object) -> list[Finding]:
@@ -68,17 +68,77 @@ def test_a_mean_over_the_batch_is_refused() -> None:
         _check(made("conv"), lambda outputs, targets: functional.cross_entropy(outputs, targets))
 
 
-def test_a_model_that_mixes_images_is_refused() -> None:
-    class Mixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(192, 4)
+class Mixed(nn.Module):
+    """A linear head on what `mix` makes of the images' mean colours [images, 3]."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(x.flatten(1) - x.flatten(1).mean(0))
+    def __init__(self, mix: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.mix, self.head, self.seen = mix, nn.Linear(3, 4), torch.zeros(3)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(x.mean((2, 3))))
+
+
+class Remembering(Mixed):
+    """Takes off the mean of the images seen before, which it keeps beside its buffers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        colours, before = x.mean((2, 3)), self.seen
+        self.seen = colours.mean(0).detach()
+        return self.head(colours - before)
+
+
+COUPLED: dict[str, Callable[[], nn.Module]] = {
+    "a mean over the images": lambda: Mixed(lambda c: c - c.mean(0)),
+    "a BatchNorm that is a function": lambda: Mixed(lambda c: functional.batch_norm(c, None, None, training=True)),
+    "a LayerNorm turned on its side": lambda: Mixed(lambda c: functional.layer_norm(c.T, (len(c),)).T),
+    "each image with those before it": lambda: Mixed(lambda c: c.cumsum(0)),
+    "many images only": lambda: Mixed(lambda c: c - c.mean(0) if len(c) > 8 else c),
+    "images of the steps before": lambda: Remembering(lambda c: c),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_a_model_that_mixes_images_is_refused(name: str) -> None:
     with pytest.raises(ModelRefused, match="moves with the others"):
-        _check(Mixed())
+        _check(COUPLED[name]())
+
+
+class Listed(nn.Module):
+    """Parameters in a list, and a layer with a number `p` that is no chance of dropping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.ParameterList([torch.randn(1, 3), torch.randn(1, 3)])
+        self.apart, self.head = nn.PairwiseDistance(p=2.0), nn.Linear(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.stack([self.apart(x.mean((2, 3)), place.expand(len(x), 3)) for place in self.places], 1))
+
+
+def test_parameters_in_a_list_are_trained_and_only_what_drops_at_random_is_turned_off() -> None:
+    _check(Listed())
+    model = without_chance(nn.Sequential(Listed(), nn.Dropout(0.5)))
+    assert model[0].apart.norm == 2.0 and model[1].p == 0.0
+
+
+def test_a_weight_that_is_used_past_its_own_layer_is_caught() -> None:
+    class Past(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.linear(torch.tanh(x.mean((2, 3))), self.head.weight)
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Past(lambda c: c))
+    with pytest.raises(ModelRefused, match="one unit at a time"):
+        _check(model)
+
+
+def test_a_model_that_cannot_be_taken_apart_is_refused_and_says_what_torch_said() -> None:
+    class Again(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.utils.checkpoint.checkpoint(self.head, x.mean((2, 3)).requires_grad_(), use_reentrant=True)
+
+    with pytest.raises(ModelRefused, match=r"does not go through the check of its gradients: .*hook"):
+        _check(Again(lambda c: c))
 
 
 def test_a_kernel_that_reads_memory_as_if_channels_came_first_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,11 +108,15 @@ def test_the_page_alarms_where_the_record_was_changed_the_audit_refutes_or_the_n
     assert "The record is not as it was written" in said and " broken " in said
 
 
-def test_the_page_alarms_where_the_config_is_not_the_one_that_the_record_was_made_under(tmp_path: Path) -> None:
+def test_the_page_alarms_where_the_config_is_not_the_one_that_the_record_was_made_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     play(begin(planned(2, 3), tmp_path / "run"), range(1))
-    assert "not the config that the record was made under" not in _text(draw_privacy(tmp_path / "run"))
+    assert "not the config" not in _text(draw_privacy(tmp_path / "run"))
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("clip: 1.0", "clip: 0.1"))
+    assert "config.yaml: it is not the config that the ledgers were made under" in _text(draw_privacy(tmp_path / "run"))
+    monkeypatch.setenv("FEDVISION_STATE", str(tmp_path / "another machine"))
     assert "not the config that the record was made under" in _text(draw_privacy(tmp_path / "run"))
 
 

@@ -26,6 +26,7 @@ DETECTORS = {
     "ssdlite": {},
     "onestage": {"channels": 16, "convs": 1},
     "detr": {"channels": 32, "heads": 2, "layers": 1, "queries": 5},
+    "deformable_detr": {"channels": 32, "heads": 2, "layers": 1, "queries": 5, "points": 2},
 }
 COUPLED = {
     "faster_rcnn": {"channels": 16, "hidden": 32, "proposals": 16},

@@ -176,7 +176,7 @@ def test_a_request_that_was_sent_is_repeated_as_it_was_or_not_at_all(tmp_path: P
     ledgers = begin(planned(2, 4), tmp_path / "run")
     first = ledgers.coordinator.request(asked(ledgers, 0), ledgers.sites)
     play(ledgers, range(2))
-    again = Ledgers(_reopened(ledgers), ledgers.keyring, ledgers.states, ledgers.sites, ledgers.experiment).coordinator
+    again = _reopened(ledgers)
     assert again.request(asked(ledgers, 0), ledgers.sites) == first != again.witness()
     with pytest.raises(RunFolderError, match="round 1, attempt 1: its request was sent with another model"):
         again.request(dataclasses.replace(asked(ledgers, 1), model={"weight": torch.tensor([9.0])}), ledgers.sites)

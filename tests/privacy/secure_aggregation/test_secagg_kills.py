@@ -50,14 +50,14 @@ class Revived(Federation):
 
 
 def two_rounds(at: int, done: bool) -> int:
-    """Two rounds, and an attempt abandoned between them; every sum is over all sites.  How often site a's disk changed."""
+    """A round whose first attempt is abandoned, and another round; every sum is over all sites.  How often site a's disk changed."""
     f = Revived(4)
     f.stores["a"] = store = Dying(at, done)
     f.sites["a"] = f.make("a")
+    given_up = f.run(f.attempt(), until="shares")
+    for name in f.names:
+        f.tell(name, Abandon(given_up.session))
     for number, model in enumerate(MODELS):
-        given_up = f.run(f.attempt(f.session(round=number, attempt=1)), until="shares")
-        for name in f.names:
-            f.tell(name, Abandon(given_up.session))
         attempt = f.run(f.attempt(f.session(round=number, attempt=2)), terms=f.terms(model))
         assert attempt.excluded == {} and same(attempt.total(), f.sum(f.names))
         assert {to_bytes(attempt.unmaskings["a"])} == {to_bytes(f.tell("a", attempt.proof()))}

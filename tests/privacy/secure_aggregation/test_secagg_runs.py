@@ -59,6 +59,17 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         {"conditions": {"speed_sigma": 1.0, "deadline": 0.35}, "federation": {"rounds": 3, "on_missing": "skip"}},
         {"conditions": {"dropout": 0.5, "absent": 0.2, "speed_sigma": 0.5}, "federation": {"on_missing": "wait", "max_attempts": 9}},
         {"federation": {"sampling": "poisson", "rate": 0.8, "rounds": 4, "min_replies": 4, "max_attempts": 20}},
+        {
+            "federation": {
+                "sampling": "poisson",
+                "rate": 0.95,
+                "rounds": 2,
+                "min_replies": 3,
+                "on_missing": "skip",
+                "weighting": "uniform",
+            },
+            "privacy": {"mechanism": "central", "noise_multiplier": 1.0, "delta": 1e-3, "simulation_only_seed": 3},
+        },
     ],
     ids=[
         "32 bits",
@@ -73,6 +84,7 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         "slow sites and a deadline",
         "waited for",
         "drawn by chance",
+        "drawn by chance, with noise on the sum",
     ],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
@@ -207,11 +219,17 @@ def test_a_round_takes_three_exchanges_once_the_first_has_begun(tmp_path):
     assert {Survivors} in by_type
 
 
+TROUBLED = {"conditions": {"dropout": 0.1}, "federation": {"rounds": 2, "max_attempts": 20}}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return summary(tmp_path_factory.mktemp("plain"), False, **TROUBLED)
+
+
 @pytest.mark.parametrize("breaks_at", range(2, 9))
-def test_a_coordinator_that_crashes_anywhere_is_resumed_and_ends_at_the_same_bytes(tmp_path, breaks_at):
-    changes = {"conditions": {"dropout": 0.1}, "federation": {"rounds": 2, "max_attempts": 20}}
-    plain = summary(tmp_path, False, **changes)
-    e = experiment(True, **changes)
+def test_a_coordinator_that_crashes_anywhere_is_resumed_and_ends_at_the_same_bytes(tmp_path, plain, breaks_at):
+    e = experiment(True, **TROUBLED)
     folder = new_folder(e, tmp_path / "run")
     tapped, ended = conducted(folder, e, breaks_at)
     assert ended is None or tapped.calls < breaks_at
@@ -234,9 +252,9 @@ def test_a_sites_vector_is_masked_again_for_nobody_after_a_crash(tmp_path):
 
 REFUSED = {
     "strategy.name = median and secure_aggregation.enabled": {"strategy": {"name": "median"}, "federation": {"weighting": "uniform"}},
-    "what a secret draw of sites is worth is lost": {
+    "privacy.amplified = true and secure_aggregation.enabled = true": {
         "federation": {"sampling": "poisson", "rate": 0.5, "weighting": "uniform"},
-        "privacy": {"mechanism": "local", "noise_multiplier": 1.0, "delta": 1e-3},
+        "privacy": {"mechanism": "central", "amplified": True, "noise_multiplier": 1.0, "delta": 1e-3},
     },
     "no sum is over fewer than 3 sites": {"federation": {"sampling": "poisson", "rate": 0.5, "min_replies": 2}},
     "evaluation.sites = all": {"evaluation": {"sites": "all"}},

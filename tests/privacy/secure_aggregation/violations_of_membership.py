@@ -44,6 +44,15 @@ def a_roster_that_the_coordinator_signed_itself():
     return newer(Federation(4), signer=Identity.fresh())
 
 
+@violation("roster_signature")
+def a_roster_under_an_authoritys_name_that_it_has_not_signed():
+    f = Federation(4)
+    roster = replace(f.roster, version=2)
+    signed = endorse(roster, [Identity.fresh()])
+    f.sites["a"].pinned.approve(roster.fingerprint)
+    return f.sites["a"].pinned.adopt(replace(signed, endorsements=(replace(signed.endorsements[0], authority=f.authority.public),)))
+
+
 @violation("roster_version")
 def an_older_roster():
     return newer(Federation(4), version=1)
@@ -73,6 +82,14 @@ def a_rule_for_additions_stretched_to_a_removal():
     f = Federation(5)
     f.sites["a"].pinned.allow_additions = True
     return newer(f, drop="b", approve=False)
+
+
+@violation("not_approved")
+def a_rule_for_additions_stretched_to_other_authorities():
+    f = Federation(5)
+    pinned = f.sites["a"].pinned
+    pinned.allow_additions = True
+    return pinned.adopt(endorse(replace(f.roster, version=2, authorities=(Identity.fresh().public,)), [f.authority]))
 
 
 @violation("stranger")
