@@ -105,13 +105,15 @@ def _coupled_complaints(e: "Experiment") -> Iterator[str]:
     said = f"model.name = {e.model.name}"
     if isinstance(e.privacy, DpSgd):
         yield f"{said} and privacy.mechanism = dp_sgd exclude each other: {COUPLED[e.model.name]}; no image has a gradient of its own: use detection/fcos"
+    if e.engine.name == "vmap":
+        yield f"{said} and engine.name = vmap exclude each other: {COUPLED[e.model.name]}, which is not done for many sites at once; use inline or ray"
     for key in ("mixup", "accumulate", "compile", "precision"):
         if getattr(e.training, key) != getattr(PLAIN, key):
             yield f"{said} and training.{key} = {getattr(e.training, key)} exclude each other: {COUPLED[e.model.name]}; leave {key} out"
     if e.strategy.name in {"qfedavg", "afl"}:
         yield f"{said} and strategy.name = {e.strategy.name} exclude each other: it goes by the mean loss of a site's examples; use fedavg"
     if e.evaluation.best == "loss" or e.evaluation.soft_nms is not None:
-        yield f"{said}: it has no loss to be measured, and suppresses what it says twice itself: set evaluation.best to ap50, and soft_nms to null"
+        yield f"{said}: it has no loss to be measured, and suppresses what it says twice itself: leave evaluation.best out, and set soft_nms to null"
 
 
 _ENDS = "what it would send is not where its steps ended"

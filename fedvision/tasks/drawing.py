@@ -52,8 +52,16 @@ def tinted(pixels: np.ndarray, boxes: np.ndarray, shade: tuple[int, int, int] | 
         return pixels
     result = pixels.astype(np.float32)
     for kind, mask in zip(own[:, 0].tolist(), unpacked(own[:, BOX:], *pixels.shape[:2]), strict=True):
-        result[mask] = (1 - _STRENGTH) * result[mask] + _STRENGTH * np.array(ink_of(kind, shade), np.float32)
+        ink = np.array(ink_of(kind, shade), np.float32)
+        result[mask] = (1 - _STRENGTH) * result[mask] + _STRENGTH * ink
+        result[mask & ~_inner(mask)] = ink  # its edge, so that two of a class can be told apart
     return np.rint(result).astype(np.uint8)
+
+
+def _inner(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask [H,W] whose four neighbours are its own, too."""
+    wide = np.pad(mask, 1)
+    return wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
 
 
 def ink_of(kind: float, shade: tuple[int, int, int] | None) -> tuple[int, int, int]:
