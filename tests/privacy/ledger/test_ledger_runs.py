@@ -189,6 +189,15 @@ def _reopened(ledgers: Ledgers) -> Any:
     return opened
 
 
+def test_a_run_is_not_gone_on_with_under_another_config_or_by_a_version_whose_configs_have_other_keys(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 4), tmp_path / "run")
+    play(ledgers, range(1))
+    c = ledgers.coordinator
+    other = dataclasses.replace(c.terms, config="0" * 64)
+    with pytest.raises(ConfigError, match="was begun under another config, or by a version of fedvision"):
+        type(c)(c.chain.path.parent, ledgers.keyring.key(c.run, None), c.run, c.roster, other).found({})
+
+
 def test_a_charge_is_on_disk_before_the_step_that_it_pays_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site, bench, request = _opened(tmp_path)
 
