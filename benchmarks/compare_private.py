@@ -24,7 +24,7 @@ from fedvision.schema import validate
 from simulations.run import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t, two-sided, by degrees of freedom
+T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t, two-sided, by degrees of freedom
 Settings = dict[str, Any]
 CONFIG = load(ROOT / "configs" / "subject_dp.yaml").model_dump(mode="json")
 
