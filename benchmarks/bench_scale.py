@@ -1,6 +1,6 @@
 """How a run's cost grows, what it costs beside Flower's runtime, and what the coordinator holds at large numbers of sites.
 
-    python benchmarks/bench_scale.py [--only engines growth large many] [--draw docs/scale.png]
+    python benchmarks/bench_scale.py [--only engines growth large many protected] [--draw docs/scale.png]
 
 - engines: the same tiny run (digits, an MLP, 1,000 sites, 100 a round) by the `fedvision` command on each engine, from
   its start to its end, in wall seconds.
@@ -8,6 +8,8 @@
 - large: 1,000 sites of a model of 1.2 M parameters, all of them in each round; many: 100,000 tiny sites.  Wall seconds to
   the first round and of a round, and the peak of the coordinator's resident memory as Linux counts it (VmHWM), which has
   Python, torch and shared memory in it.
+- protected: the tiny run under privacy and under masks, with 1,000 and 10,000 sites, 100 of them a round; wall seconds, most of
+  which are the disk's: each charge is on it before the step that it pays for.
 
 Figures are kept in benchmarks/results/bench_scale.json, part by part; --draw makes the picture of docs/scale.md of them.
 """
@@ -74,7 +76,10 @@ def command_run(values: Values, engine: str, workers: int = 1) -> dict[str, floa
         command = [sys.executable, "-c", COMMAND, "simulate", str(config), "--engine", engine, "--workers", str(workers), "--out", str(out)]
         with (Path(folder) / "said").open("w+") as said:
             process = subprocess.Popen(
-                command, stdout=said, stderr=said, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+                command,
+                stdout=said,
+                stderr=said,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), "FEDVISION_STATE": folder},
             )
             peak = 0.0
             while process.poll() is None:
@@ -121,6 +126,29 @@ def large() -> dict[str, Any]:
 def many() -> dict[str, Any]:
     """100,000 tiny sites, and 1,000 of them."""
     return {f"{n:,} sites": {engine: command_run(of_noise(n), engine) for engine in ("inline", "vmap", "ray")} for n in (100_000, 1000)}
+
+
+NOISE: Values = {"noise_multiplier": 1.0, "delta": 1e-5, "clip": 0.5}
+PROTECTIONS: dict[str, Values] = {
+    "example": {
+        "privacy": {"mechanism": "dp_sgd", "sampling_rate": 0.5, "divisor": 2.0, **NOISE},
+        "training": {"epochs": None, "steps": 1},
+    },
+    "site": {"privacy": {"mechanism": "central", **NOISE}},
+    "masked": {"secure_aggregation": {"enabled": True}},
+}
+
+
+def protected() -> dict[str, Any]:
+    """Example-level and site-level privacy, and masks."""
+    found: dict[str, Any] = {}
+    for sites in (1000, 10_000):
+        for name, blocks in PROTECTIONS.items():
+            values = of_noise(sites, rounds=5) | blocks
+            values["federation"] = values["federation"] | {"weighting": "uniform", "min_replies": 67}
+            found.setdefault(f"{sites:,} sites", {})[name] = command_run(values, "inline")
+            print(f"protected, {sites:,} sites, {name}: {found[f'{sites:,} sites'][name]}", file=sys.stderr, flush=True)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- growth
@@ -225,7 +253,13 @@ def draw(kept: dict[str, Any], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {"engines": engines, "growth": growth, "large": large, "many": many}
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "engines": engines,
+    "growth": growth,
+    "large": large,
+    "many": many,
+    "protected": protected,
+}
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clients.recipe import learn
+from clients.learn import learn
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
 from fedvision.experiment import Experiment

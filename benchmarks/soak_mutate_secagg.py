@@ -1,11 +1,12 @@
 """Remove each check of secure aggregation from the source, one at a time, and see a test fail.
 
-    python benchmarks/soak_mutate_secagg.py [--only TEXT] [--out benchmarks/results/soak_mutate_secagg.json]
+    python benchmarks/soak_mutate_secagg.py [--only TEXT] [--minutes M] [--again] [--out benchmarks/results/soak_mutate_secagg.json]
 
 A mutation works on a copy of the source: it takes out one call of a check (`CALLS`), or one guard (an `if` that does nothing but raise,
-or return None or False), or takes one part of a conjunction for true; and the protocol's tests run against the copy.  A mutation that no
-test notices is a finding, and the exit code is 1, unless `HARMLESS` says why nothing could notice it.  The file is written after every
-mutation, and a second call goes on where the first one stopped; what changed since is run again.
+or return None or False), or takes one part of a conjunction for true; and the protocol's tests run against the copy, in a fork of this
+process, until one fails.  A mutation that no test notices is a finding, and the exit code is 1, unless `HARMLESS` says why nothing could
+notice it.  The file is written after every mutation, and a second call goes on where the first one stopped; what changed since is run
+again.
 """
 
 import argparse
@@ -13,10 +14,12 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,19 +28,44 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("privacy/secure_aggregation")
 CALLS = {
     "require", "_require", "_signed", "_require_new", "_check_signatures", "_check_history", "_check_cohort", "_check_keys", "_judge", "_least",
-    "_blame",
+    "_blame", "_check_own",
 }  # fmt: skip
-PROTOCOL = tuple(
-    f"tests/{PACKAGE}/test_secagg_{name}.py"
-    for name in ("coordinator", "refusals", "protocol", "forgetting", "what_parties_see", "graph", "primitives", "masks")
-)
-RUNS = tuple(f"tests/{PACKAGE}/test_secagg_{name}.py" for name in ("runs", "engines"))
+COPIED = ("fedvision", "privacy", "clients", "server", "simulations", "configs", "docs", "tests/privacy", "tests/server")
+LONGEST = 600  # seconds of tests, after which a mutation that ends in a loop is taken for noticed
+
+
+def _tests(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/{PACKAGE}/test_secagg_{name}.py" for name in names)
+
+
+PROTOCOL = _tests(
+    "refusals", "coordinator", "protocol", "rosters", "primitives", "masks", "forgetting", "graph", "lists", "kills", "liar", "what_parties_see"
+)  # fmt: skip
+FIRST = {  # where a file's checks are tested most
+    "state": "forgetting", "thresholds": "protocol", "coordinator": "coordinator", "codec": "primitives", "masks": "masks", "messages": "protocol",
+}  # fmt: skip
+RUNS = _tests("rosters", "runs", "engines", "algorithms")
 FILES: dict[Path, tuple[str, ...]] = {
-    **{PACKAGE / f"{name}.py": PROTOCOL for name in ("site", "roster", "thresholds", "coordinator", "state", "messages", "masks", "codec")},
-    Path("server/masked.py"): RUNS,
+    **{
+        PACKAGE / f"{name}.py": (*_tests(FIRST.get(name, "refusals")), *PROTOCOL)
+        for name in ("roster", "thresholds", "state", "messages", "masks", "codec", "coordinator", "site")
+    },
+    Path("privacy/membership.py"): ("tests/privacy/test_membership.py", *_tests("rosters")),
+    Path("server/acceptance.py"): ("tests/server/test_acceptance.py", *_tests("runs")),
     Path("clients/masked.py"): RUNS,
+    Path("server/masked.py"): RUNS,
 }
-HARMLESS: dict[str, str] = {}  # text of a mutation -> why nothing can notice it
+CHARGED = "contribution is not None and bench.protection is not None and (request.train is not None)"
+AHEAD = "self._ahead.session == session and set(self._ahead.sites) == set(sites) and (self._ahead.protocol is not None)"
+HARMLESS: dict[str, str] = {  # text of a mutation -> why nothing can notice it
+    "len(kinds) == 2 :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
+    "kinds[1] is ... :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
+    f"contribution is not None :: {CHARGED}": "asked for more often, the same line of the ledger is found",
+    f"request.train is not None :: {CHARGED}": "for the type checker: there is a contribution only where there is something to train on",
+    "isinstance(reply, ClientUpdate) :: lie in LIES and isinstance(reply, ClientUpdate)": "a simulated liar that cannot train declines either way",
+    f"self._ahead.protocol is not None :: {AHEAD}": "for the type checker: what is ahead has a session only where it has a protocol",
+    f"set(self._ahead.sites) == set(sites) :: {AHEAD}": "in a simulation the sites that a round asks first are those it was opened for ahead",
+}
 
 
 def calls(source: str) -> Iterator[tuple[str, str]]:
@@ -77,46 +105,106 @@ def put(source: str, node: ast.stmt | ast.expr, other: str) -> str:
     return (before + other.encode() + after).decode()
 
 
-def noticed(file: Path, content: str) -> str:
-    """The first test that fails with `content` in the place of `file`; "" where none does."""
-    with tempfile.TemporaryDirectory() as folder:
-        for package in ("fedvision", "privacy", "clients", "server", "simulations", "configs", "docs", f"tests/{PACKAGE}"):
-            shutil.copytree(ROOT / package, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        (Path(folder) / file).write_text(content)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *FILES[file]],
-            cwd=folder, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True,
-        )  # fmt: skip
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if done.returncode == 0:
-        return ""
-    return failed[0].split("::", 1)[-1].split(" - ")[0] if failed else f"exit code {done.returncode}"
+class Copy:
+    """A copy of the source in a folder of its own, in which one file at a time is another."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        for part in COPIED:
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "tests/conftest.py"):
+            shutil.copy(ROOT / name, folder / name)
+
+    def noticed(self, file: Path, content: str, before: str) -> str:
+        """The first test that fails with `content` in the place of `file`; "" where none does.  before: the one that did last time."""
+        at, tests = self.folder / file, FILES[file]
+        own = at.read_text()
+        name = before.split("[")[0]
+        first = [f"{test}::{before}" for test in tests if name and f"def {name}(" in (ROOT / test).read_text()]
+        try:
+            at.write_text(content)
+            return next((failed for some in dict.fromkeys((*first, *tests)) if (failed := self._failed(file, some))), "")
+        finally:
+            at.write_text(own)
+
+    def _failed(self, file: Path, tests: str) -> str:
+        for stale in (self.folder / file).parent.glob(f"__pycache__/{file.stem}.*"):
+            stale.unlink()
+        said = self.folder / "said.txt"
+        child = os.fork()  # with all that is heavy imported, and nothing of ours
+        if child == 0:
+            self._test(said, tests)
+        code, end = None, time.monotonic() + LONGEST
+        while code is None and time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if done else None
+            time.sleep(0.02)
+        if code is None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return f"no end in {LONGEST} s"
+        failed = [line for line in said.read_text().splitlines() if line.startswith(("FAILED", "ERROR"))]
+        if code in (0, 4, 5):  # passed, or there is no such test (any more)
+            return ""
+        return failed[0].split("::", 1)[-1].split(" - ")[0] if failed else f"exit code {code}"
+
+    def _test(self, said: Path, tests: str) -> None:
+        import pytest
+
+        with said.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(self.folder)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        sys.path.insert(0, str(self.folder))
+        code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not ray and not flower", tests])
+        sys.stdout.flush()
+        os._exit(int(code))
 
 
-def main() -> int:
-    """Go through the mutations, keep what each came to, and say which nobody noticed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="only statements that hold this text")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak_mutate_secagg.json")
-    arguments = parser.parse_args()
-    kept: dict[str, str] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    found: dict[str, str] = {}
+def mutations() -> Iterator[tuple[Path, str, str, str]]:
+    """(file, key, what is taken out, the source without it), one after the other."""
     for file in FILES:
         source = (ROOT / file).read_text()
         times: Counter[str] = Counter()
         for text, mutant in (*calls(source), *guards(source), *conjuncts(source)):
             times[text] += 1
             named = file.name if file.parent == PACKAGE else file.as_posix()
-            key = f"{named}:{hashlib.sha256(text.encode()).hexdigest()[:8]}.{times[text]} {text[:100]}"
-            if arguments.only not in text:
+            short = re.sub(r"\s+", " ", text)[:100]
+            yield file, f"{named}:{hashlib.sha256(text.encode()).hexdigest()[:8]}.{times[text]} {short}", text, mutant
+
+
+def main() -> int:
+    """Go through the mutations, keep what each came to, and say which nobody noticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="only mutations whose file or text holds this")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many; a second call goes on")
+    parser.add_argument("--again", action="store_true", help="run also those that a test has noticed before, that test first")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak_mutate_secagg.json")
+    arguments = parser.parse_args()
+    import hypothesis  # noqa: F401  what the forks share
+    import pydantic  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torch  # noqa: F401
+
+    kept: dict[str, str] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    found: dict[str, str] = {}
+    end = time.monotonic() + 60 * arguments.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder))
+        for file, key, text, mutant in mutations():
+            if arguments.only not in f"{file} {text}" or time.monotonic() > end:
+                found[key] = kept.get(key, "")
                 continue
-            found[key] = HARMLESS.get(text, "") or kept.get(key, "") or noticed(file, mutant)
+            before = kept.get(key, "")
+            settled = HARMLESS.get(text) or ("" if arguments.again else before)
+            found[key] = settled or copy.noticed(file, mutant, before)
             print(f"{found[key] or 'NOBODY NOTICED'}  <-  {key}", flush=True)
-            arguments.out.parent.mkdir(exist_ok=True)
             arguments.out.write_text(json.dumps(kept | found, indent=1) + "\n")
-    arguments.out.write_text(json.dumps(found if not arguments.only else kept | found, indent=1) + "\n")
-    return 1 if not all(found.values()) else 0
+    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    unnoticed = [key for key, by in found.items() if not by]
+    print(f"{len(found)} mutations, {len(unnoticed)} of them not noticed, or not tried yet")
+    return 1 if unnoticed else 0
 
 
 if __name__ == "__main__":

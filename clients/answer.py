@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from clients.algorithms import Fitted
+from clients.learn import learn
 from clients.masked import answer_masked
 from clients.private import train_at_site
-from clients.recipe import learn
 from clients.training import Correct, learning_rate, mean_loss
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated
@@ -26,6 +26,8 @@ def answer(request: Request, site: Site, bench: Workbench) -> Reply:
     """The reply of `site`.  Whatever goes wrong at a site is its `Declined`: where in the code, and nothing of the data;
     the traceback goes to the site's own log."""
     try:
+        if bench.experiment.secure_aggregation.enabled and not isinstance(request, SecureRequest):
+            return Declined(site.id, request.round, "masked", "what this site gives, it gives under masks alone")
         if isinstance(request, EvaluateRequest):
             if bench.protection is not None:
                 return Declined(site.id, request.round, "private", "figures of private images are not given in the clear")

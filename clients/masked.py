@@ -1,8 +1,11 @@
 """A site's part in masked rounds: the protocol's messages in, its answers out; the update leaves under masks only."""
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +15,7 @@ from clients.lies import LIES
 from clients.private import charged
 from clients.workbench import Workbench
 from fedvision.data.site import Site
-from fedvision.errors import AggregationRefused, RunFolderError, UpdateRefused
+from fedvision.errors import AggregationRefused, OutOfRange, RunFolderError, UpdateRefused
 from fedvision.sums import Layout, check
 from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
 from privacy.membership import membership_of
@@ -24,6 +27,7 @@ from privacy.secure_aggregation.site import Contribution, SecureSite
 from privacy.secure_aggregation.store import Files
 from privacy.secure_aggregation.terms import parted, terms_of
 
+log = logging.getLogger("fedvision.site")
 SIMULATED = "simulated"  # a file of this name in a site's folder: the site is simulated, and its disk need not be synced
 Train = Callable[[TrainRequest, Site, Workbench], ClientUpdate | Declined]
 
@@ -52,12 +56,35 @@ def open_masking(states: Path, site: SiteId, bench: Workbench) -> SecureSite:
     identity, roster = store.read("identity"), store.read("roster")
     if identity is None or roster is None:
         raise RunFolderError(f"site {site} has no identity or roster in {store.folder}: a site is given both when it joins")
-    pinned = Pinned(codec.decode(Roster, roster), settings.min_cohort)
+    pinned = Pinned(_read(roster), settings.min_cohort)
     return SecureSite(site, Identity(identity), pinned, store, settings.threshold or 0)
+
+
+@lru_cache(maxsize=2)
+def _read(roster: bytes) -> Roster:
+    """A roster, which a simulation's sites have in common: a thousand names are read once and not by each."""
+    found: Roster = codec.decode(Roster, roster)
+    return found
 
 
 def answer_masked(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     """The site's answers.  `Declined`, and nothing has changed, where it cannot give what a `Begin` asks for."""
+    with _alone(bench.states.folder, site.id):
+        return _answer(request, site, bench, train)
+
+
+@contextmanager
+def _alone(states: Path, site: SiteId) -> Iterator[None]:
+    """A real site's folder serves all its runs: one request at a time, so that none is judged by a state that another is changing."""
+    member = membership_of(states, site)
+    if member is None:  # a simulated site has a folder in each run
+        yield
+        return
+    with Files(member.folder / "masking").held():
+        yield
+
+
+def _answer(request: SecureRequest, site: Site, bench: Workbench, train: Train) -> SecureReply | Declined:
     secure = open_masking(bench.states.folder, site.id, bench)
     replies, entry, work = [], b"", [0]
     try:
@@ -89,7 +116,10 @@ def _contribution(
     clip = bench.experiment.federation.max_update_norm
 
     def vectors() -> list[np.ndarray]:
-        reply = train(wanted, site, bench)
+        try:
+            reply = train(wanted, site, bench)
+        except OutOfRange as error:
+            raise _beyond(site.id, wanted.round, "out_of_range", error) from None
         simulated = (masking_folder(bench.states.folder, site.id) / SIMULATED).exists()
         lie = bench.experiment.conditions.misbehaving.get(site.id, "") if simulated else ""
         if lie in LIES and isinstance(reply, ClientUpdate):
@@ -109,4 +139,10 @@ def _check_own(update: ClientUpdate, layout: Layout, clip: float) -> None:
     try:
         check(update.vector, layout, clip if clip else math.inf)
     except UpdateRefused as refused:
-        raise _Declined(Declined(update.site, update.round, refused.code, str(refused))) from None
+        raise _beyond(update.site, update.round, refused.code, refused) from None
+
+
+def _beyond(site: SiteId, round: int, code: str, error: Exception) -> _Declined:
+    """A site that may not send what it has: by how much is its own figure, and goes to its own log alone."""
+    log.warning("site %s, round %d: %s", site, round, error)
+    return _Declined(Declined(site, round, code, "its update is beyond what the run allows; the figure stands in the site's own log"))

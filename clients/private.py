@@ -4,22 +4,20 @@ What leaves is the update alone, after noise (dp_sgd, local) or clipped for the 
 count, no size, and no refusal that depends on them.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from clients.algorithms import Fields, Fitted
-from clients.recipe import learn
+from clients.learn import learn
 from clients.training import learning_rate
+from clients.workbench import Workbench
 from fedvision.algorithms import SITE_STATE
 from fedvision.data.site import Site
 from fedvision.errors import BudgetExhausted
-from fedvision.experiment import Experiment, keeps_replies
+from fedvision.experiment import keeps_replies
 from fedvision.holdings import OWN_IMAGES
-from fedvision.models import Parts
 from fedvision.protections import Central, DpSgd
 from fedvision.seeds import seed_torch, stream
 from fedvision.sums import COUNT
@@ -28,47 +26,15 @@ from privacy.account import Replies, request_hash, state_hash
 from privacy.attacks.canaries import Canaries
 from privacy.attacks.images import pictures_at
 from privacy.budget import RunAccount
-from privacy.check_model import check_experiment
 from privacy.client_level import EXTRA, UNCLIPPED, clipped, noisy, rounding_of
 from privacy.ledger.site import SiteLedger
-from privacy.ledger.terms import Terms
 from privacy.membership import ledger_key
 from privacy.noise import Source, for_simulation_only, secret
-from privacy.plan import Plan, plan_of
 from privacy.site_account import site_account
-from privacy.training import Stepper, make_stepper, train_privately
-
-if TYPE_CHECKING:
-    from clients.workbench import Workbench
+from privacy.training import train_privately
 
 
-@dataclass(frozen=True)
-class Protection:
-    """What a worker needs to keep the promise, and to keep record of it.  stepper: of dp_sgd."""
-
-    plan: Plan
-    stepper: Stepper | None
-    terms: Terms
-
-
-def protect(
-    experiment: Experiment, model: nn.Module, task: Any, parts: Parts, device: torch.device, shape: tuple[int, ...]
-) -> Protection | None:
-    """The protection of an experiment, its model checked; None where it promises nothing, ModelRefused where it cannot."""
-    p = experiment.privacy
-    if p is None:
-        return None
-    plan = plan_of(experiment)
-    check_experiment(experiment, shape, task.classes)
-    stepper = (
-        make_stepper(p, plan.noise_multiplier, model, parts.weights, task.criterion(experiment.training), device)
-        if isinstance(p, DpSgd)
-        else None
-    )
-    return Protection(plan, stepper, Terms.of(experiment, plan))
-
-
-def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
+def ledger_of(run: str, site: SiteId, bench: Workbench) -> SiteLedger:
     """The site's chain of this run, opened once a worker."""
     assert bench.protection is not None
     known = bench.ledgers.get(site)
@@ -78,13 +44,13 @@ def ledger_of(run: str, site: SiteId, bench: "Workbench") -> SiteLedger:
     return known
 
 
-def charged(request: TrainRequest, site: SiteId, bench: "Workbench") -> bytes:
+def charged(request: TrainRequest, site: SiteId, bench: Workbench) -> bytes:
     """The line of the site's ledger that charges `request`; none where it was not charged."""
     ledger, asked = ledger_of(request.run, site, bench), request_hash(request)
     return ledger.entry(asked) if ledger.has(asked) else b""
 
 
-def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate | Declined:
+def train_at_site(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate | Declined:
     """The site's reply: the one that it gave already, or a new one, charged before it is computed."""
     experiment, p = bench.experiment, bench.experiment.privacy
     assert p is not None and bench.protection is not None
@@ -115,7 +81,7 @@ def train_at_site(request: TrainRequest, site: Site, bench: "Workbench") -> Clie
     return reply
 
 
-def account_of(run: str, site: SiteId, bench: "Workbench") -> RunAccount:
+def account_of(run: str, site: SiteId, bench: Workbench) -> RunAccount:
     """The account that pays for the site's part in this run, opened once a worker."""
     assert bench.protection is not None
     known = bench.accounts.get(site)
@@ -126,7 +92,7 @@ def account_of(run: str, site: SiteId, bench: "Workbench") -> RunAccount:
     return known
 
 
-def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdate:
+def _train(request: TrainRequest, site: Site, bench: Workbench) -> ClientUpdate:
     experiment, p = bench.experiment, bench.experiment.privacy
     assert p is not None and bench.protection is not None
     training = experiment.training
@@ -164,7 +130,7 @@ def _train(request: TrainRequest, site: Site, bench: "Workbench") -> ClientUpdat
     return _update(request, site, bench, vector)
 
 
-def _clipped(request: TrainRequest, bench: "Workbench", source: Source) -> dict[str, Any]:
+def _clipped(request: TrainRequest, bench: Workbench, source: Source) -> dict[str, Any]:
     """The update, clipped for central noise, or clipped and noised here."""
     p = bench.experiment.privacy
     assert p is not None and bench.protection is not None
@@ -177,7 +143,7 @@ def _clipped(request: TrainRequest, bench: "Workbench", source: Source) -> dict[
     return {"weights": noisy(bounded, bench.protection.plan.noise_multiplier * clip, source)}
 
 
-def _update(request: TrainRequest, site: Site, bench: "Workbench", vector: np.ndarray, entry: bytes = b"") -> ClientUpdate:
+def _update(request: TrainRequest, site: Site, bench: Workbench, vector: np.ndarray, entry: bytes = b"") -> ClientUpdate:
     """The reply.  Its `work`, which the simulated clock runs on, is a public number too."""
     p, steps = bench.experiment.privacy, bench.experiment.training.steps or 1
     work = round(steps * p.divisor * p.views) if isinstance(p, DpSgd) else steps * (bench.experiment.training.batch_size or 1)

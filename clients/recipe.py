@@ -6,7 +6,7 @@ Where it asks for none of it there is no recipe, and `clients.training.train` ru
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +14,15 @@ from torch import Tensor, nn
 
 from clients.algorithms import Fitted
 from clients.mixing import Mixed, mix
-from clients.schedule import parameter_groups, rate_at, rates_of_a_round
-from clients.training import Correct, batches, train
+from clients.schedule import parameter_groups
+from clients.training import Correct
 from fedvision.augment import Changes, changes
 from fedvision.data.site import Batch, Examples
 from fedvision.descent import Optimizer
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.learning import Training
-from fedvision.seeds import stream
 from fedvision.tasks.coupled import losses_of
-
-if TYPE_CHECKING:
-    from clients.workbench import Workbench
 
 PLAIN = Training()
 ASKS = (  # keys of `training` that the plain loop does not know
@@ -167,30 +163,3 @@ def _mixture(loss_of: Any, outputs: Tensor, targets: Tensor, others: Tensor | No
     if mixed is None or others is None:
         return loss_of(outputs, targets)
     return mixed.share * loss_of(outputs, targets) + (1 - mixed.share) * loss_of(outputs, others)
-
-
-def learn(
-    bench: "Workbench", examples: Examples, names: tuple[str | int, ...], round: int, correct: Correct | None,
-    optimizer: Optimizer | None = None, training: Training | None = None,
-) -> Fitted:  # fmt: skip
-    """All steps of one round on `examples`, drawn by `names`.
-
-    optimizer, training: other than a fresh one and the config's, where what trains is no site of a round.
-    """
-    e = bench.experiment
-    training, rounds = training or e.training, e.federation.rounds
-    order = batches(len(examples), training, e.seed, *names, lonely=bench.lonely)
-    if bench.recipe is not None:
-        steps = list(order)
-        rates = rates_of_a_round(training, round, rounds, len(steps))
-        optimizer = optimizer or bench.fresh_optimizer(rates[0])
-        chance = stream(e.seed, *names, "recipe")
-        return bench.recipe.train(bench.model, examples, steps, optimizer, rates, chance, correct)
-    rate = rate_at(training, round, 1.0, rounds)
-    if optimizer is None:
-        optimizer = bench.fresh_optimizer(rate)
-    else:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
-    loss, seen, count = train(bench.model, bench.task, examples, order, optimizer, bench.device, training.gradient_clip, correct)
-    return Fitted(loss, seen, count, rate * count)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.algorithms import Plain, Start, make_rule
-from clients.private import Protection, protect
+from clients.protection import Protection, protect
 from clients.recipe import Recipe
 from clients.state import SiteStates
 from clients.training import make_optimizer

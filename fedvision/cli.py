@@ -127,17 +127,18 @@ def fetch(
 @app.command(epilog="Example: fedvision segment runs/brain_segmentation-1 slide.png labels.png --window 256")
 def segment(
     run: Annotated[Path, typer.Argument(help="Folder of a run of task segmentation.")],
-    image: Annotated[Path, typer.Argument(help="A picture, or .npy: uint8 [H,W], [H,W,C] or [D,H,W], of any size.")],
-    out: Annotated[Path, typer.Argument(help="Where the labels go: .npy, or .png of up to 256 classes.")],
+    image: Annotated[Path, typer.Argument(help="TIFF, NIfTI or .npy (uint8 [H,W], [H,W,C] or [D,H,W]) of any size, or another picture.")],
+    out: Annotated[Path, typer.Argument(help="Where the labels go: .npy or .png; of a volume .npy, .nii or .nii.gz.")],
     window: Annotated[
         int | None, typer.Option(min=16, help="Side of a window, pixels; default: of the images that were trained on.")
     ] = None,
     overlap: Annotated[float, typer.Option(help="Share of a side that neighbouring windows have in common.")] = 0.25,
+    crf: Annotated[bool | None, typer.Option("--crf/--no-crf", help="Refine the labels; default: as segmentation.crf of the run.")] = None,
 ) -> None:
     """Label an image of any size with a run's final model, window by window; what it takes of memory does not grow with the image."""
     from fedvision.labelling import segment_file
 
-    counts = segment_file(run, image, out, window, overlap)
+    counts = segment_file(run, image, out, window, overlap, crf)
     total = sum(counts.values())
     for name, count in counts.items():
         print(f"{name:24} {count:14,} pixels  {count / total:6.1%}", file=sys.stderr)

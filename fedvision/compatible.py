@@ -233,11 +233,6 @@ def _masking_complaints(e: "Experiment") -> Iterator[str]:
             f"strategy.name = afl and {masked}: the sum holds each site's training loss in a slot of its own, which the coordinator then knows; "
             "set strategy.losses_known to true if the sites agree to that, or use qfedavg, which sums them"
         )
-    if f.sampling == "poisson" and e.privacy is not None and not isinstance(e.privacy, DpSgd):
-        yield (
-            f"federation.sampling = poisson, privacy.mechanism = {e.privacy.mechanism} and {masked} exclude each other: what a secret draw of sites is "
-            "worth is lost where the sites sign who takes part; use all or fixed"
-        )
     if e.evaluation.sites != "none":
         yield (
             f"evaluation.sites = {e.evaluation.sites} and {masked} exclude each other: a site's figures would go in the clear; set it to none, and "

@@ -23,9 +23,15 @@ def measure(model: nn.Module, task: Any, examples: Examples, batch_size: int, de
     with torch.inference_mode():
         for start in range(0, len(examples), batch_size):
             batch = examples.batch(np.arange(start, min(start + batch_size, len(examples))))
-            total = add(total, task.sums(model(batch.inputs.to(device)), batch.targets.to(device)))
+            total = add(total, task.sums(predicted(model, task, batch.inputs.to(device)), batch.targets.to(device)))
     model.train(training)
     return total
+
+
+def predicted(model: nn.Module, task: Any, inputs: torch.Tensor) -> Any:
+    """What a model says of `inputs`, as it is measured and shown: refined where its task refines."""
+    outputs = model(inputs)
+    return task.refine(outputs, inputs) if hasattr(task, "refine") else outputs
 
 
 def add(a: Sums, b: Sums) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from fedvision.algorithms import SITE_STATE, FedAvg, Strategy
 from fedvision.brought import from_folder, is_brought
 from fedvision.compatible import complaints
+from fedvision.errors import ConfigError
 from fedvision.holdings import Data, Partition
 from fedvision.learning import BEST, METRICS, Evaluation, Model, Training
 from fedvision.protections import Central, DpSgd, Ledger, Local
@@ -224,8 +225,8 @@ def has_site_state(experiment: Experiment) -> bool:
 def load(path: str | Path, settings: list[str] | None = None) -> Experiment:
     """The experiment in a YAML file, with "a.b=value" settings put in; ConfigError (exit 2) where it cannot be.
 
-    Relative paths in it (data.root, data.manifest, data.annotations, data.statistics, model.weights, partition.load, files of one's own code) start at
-    the file's folder.  The mean and std of data.statistics are put in.
+    Relative paths in it (data.root, data.manifest, data.annotations, data.names, data.statistics, model.weights, partition.load, files of
+    one's own code) start at the file's folder.  The mean and std of data.statistics are put in.
     """
     path = Path(path)
     values = with_settings(read_yaml(path), settings or [], Experiment)
@@ -242,14 +243,25 @@ def from_values(values: Mapping[str, Any], settings: list[str] | None = None, fo
     return rooted(validate(Experiment, with_settings(values, settings or [], Experiment), "experiment"), Path(folder))
 
 
-def _with_constants(data: Any) -> Any:
-    """`data` with the mean and std of its statistics in their place: a run's own config names no file that could change."""
+def _with_constants(data: Any, privacy: Any) -> Any:
+    """`data` with the mean and std of its statistics in their place: a run's own config names no file that could change.
+    ConfigError where the run is private and they do not keep its promise."""
     if data.statistics is None:
         return data
     from fedvision.data.statistics import constants
 
-    mean, std = constants(Path(data.statistics), data.dataset)
-    return data.model_copy(update={"mean": mean, "std": std, "statistics": None})
+    mean, std, released = constants(Path(data.statistics), data.dataset)
+    noise = None
+    if privacy is not None:
+        unit = getattr(privacy, "unit", "site")
+        if released is None or released.unit != unit:
+            what = "exact sums over private images" if released is None else f"a release that protects one {released.unit}"
+            raise ConfigError(
+                f"data.statistics = {data.statistics} is of {what}, and this run promises something for each {unit}: make the statistics with this "
+                "config (`fedvision statistics`), or use public constants as data.mean and data.std"
+            )
+        noise = released.noise_multiplier
+    return data.model_copy(update={"mean": mean, "std": std, "statistics": None, "statistics_noise": noise})
 
 
 def rooted(experiment: Experiment, folder: Path) -> Experiment:
@@ -264,7 +276,9 @@ def rooted(experiment: Experiment, folder: Path) -> Experiment:
         return section.model_copy(update={n: from_folder(value, folder) for n, value in given.items() if value is not None})
 
     update: dict[str, Any] = {
-        "data": _with_constants(brought(absolute(experiment.data, "root", "manifest", "annotations", "statistics"), "source")),
+        "data": _with_constants(
+            brought(absolute(experiment.data, "root", "manifest", "annotations", "names", "statistics"), "source"), experiment.privacy
+        ),
         "partition": brought(absolute(experiment.partition, "load"), "source"),
         "strategy": brought(experiment.strategy, "source", "client"),
         "model": brought(absolute(experiment.model, "weights"), "name"),

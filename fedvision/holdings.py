@@ -16,6 +16,11 @@ class _DataSet(Section):
         default_factory=list, description="filters that each image is read through, e.g. {name: CLAHE}; `fedvision list transforms`"
     )
     statistics: str | None = Field(None, description="file of `fedvision statistics`, whose mean and std are used; null = none")
+    statistics_noise: float | None = Field(
+        None,
+        ge=0.01,
+        description="σ of the noise under which mean and std were released, put in from statistics; counted with a private run's ε; null = they are public",
+    )
     validation: Fraction = Field(0.0, description="share of each site's subjects kept for validation")
     test: Fraction = Field(0.2, description="share of each site's subjects kept for testing")
 
@@ -107,6 +112,7 @@ class Composites(_DataSet):
     )
     skew: float = Field(1.0, gt=0, description="α of the Dirichlet mixture of classes that each site has: small = few classes")
     seed: int = Field(0, ge=0, description="of the scenes, whatever the run's seed")
+    masks: bool = Field(False, description="whether each object's own mask, of what is seen of it, is there too: for task = instances")
 
 
 class Trees(_DataSet):
@@ -133,9 +139,10 @@ class BoxFolder(_DataSet):
         "stop",
         description="what an image that is missing, does not decode or has another size does: stop the run, or be skipped and counted",
     )
+    masks: bool = Field(False, description="whether the objects' masks are read too, COCO's polygons and RLE: for task = instances")
     on_bad_box: Literal["stop", "skip"] = Field(
         "stop",
-        description="what a box without area, over a pixel outside its image, or of an unknown class does: stop the run, or be skipped and counted",
+        description="what a box without area, over a pixel outside its image, of an unknown class or with a broken mask does: stop the run, or be skipped and counted",
     )
 
 
@@ -188,14 +195,23 @@ class ImageFolder(_DataSet):
 
 
 class MaskFolder(_DataSet):
-    """Images or volumes of your own with a mask each: two folders, or a manifest CSV with the columns path and mask."""
+    """Images or volumes of your own with a mask each: two folders, a manifest CSV with the columns path and mask, or a COCO JSON."""
 
     dataset: Literal["mask_folder"] = Field("mask_folder", description="`fedvision list datasets`")
     root: str = Field(description="folder of the images and masks; relative paths start at the config's folder")
     images: str = Field("images", description="folder of the images below root, where manifest = null, e.g. JPEGImages")
     masks: str = Field("masks", description="folder of the masks below root, of the same names, e.g. SegmentationClass")
+    names: str | None = Field(
+        None,
+        description="file that lists which of them are taken, a name without suffix a line, e.g. ImageSets/Segmentation/train.txt; null = all",
+    )
     manifest: str | None = Field(None, description="CSV with path, mask and, if known, subject and site; null = the two folders")
-    classes: list[str] = Field(min_length=2, description="names of the classes, in the order of their numbers")
+    annotations: str | None = Field(
+        None, description="COCO JSON whose polygons and run lengths are the masks of data.images; null = the masks are files"
+    )
+    classes: list[str] = Field(
+        min_length=2, description="names of the classes, in the order of their numbers; with annotations, first what no object covers"
+    )
     values: list[int] | None = Field(None, description="what the masks hold for each class, e.g. [0, 255]; null = 0, 1, 2, ...")
     ignore: list[int] | None = Field(
         None, description="what the masks hold where the class is not known; null = 255, where no class has that value"
@@ -203,6 +219,10 @@ class MaskFolder(_DataSet):
     channels: Literal[1, 3, 4] = Field(3, description="1 = grey, 3 = colour, 4 = the file's four as they are")
     window: list[float] = Field(
         default_factory=lambda: [0.0, 255.0], min_length=2, max_length=2, description="black and white of NIfTI images, public numbers"
+    )
+    depth: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="slices that volumes are brought to: the middle ones, or black ones around them, of no known class; null = as they are",
     )
     on_bad: Literal["stop", "skip"] = Field(
         "stop",
@@ -231,7 +251,19 @@ class MaskFolder(_DataSet):
             raise ValueError(f"data.ignore = {self.ignore}: {both[0]} is the value of a class too; leave it out")
         if self.window[1] <= self.window[0]:
             raise ValueError(f"data.window = {self.window}: white must be above black")
+        self._one_way_to_say_which()
         return self
+
+    def _one_way_to_say_which(self) -> None:
+        if self.annotations is not None:
+            keys = [key for key in ("manifest", "names", "values", "ignore") if getattr(self, key) is not None]
+        else:
+            keys = ["names"] if self.manifest is not None and self.names is not None else []
+        if keys:
+            other = "annotations" if self.annotations is not None else "manifest"
+            raise ValueError(
+                f"data.{keys[0]} and data.{other} exclude each other: {other} says which images there are and what they show; leave one out"
+            )
 
 
 OWN_IMAGES = {"image_folder", "mask_folder", "box_folder", "brought"}  # may be anybody's: noise that can be repeated is refused for them

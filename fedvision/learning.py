@@ -128,6 +128,7 @@ class ServerData(Section):
 BEST = {
     "segmentation": "dice",
     "detection": "ap50",
+    "instances": "mask_ap50",
     "regression": "r2",
 }  # of tasks that are not measured by accuracy, where evaluation.best is absent
 METRICS = {  # that can pick the best model, by task
@@ -135,6 +136,7 @@ METRICS = {  # that can pick the best model, by task
     "multilabel": ("accuracy", "exact_match", "f1", "loss", "auc", "sensitivity", "ece"),
     "segmentation": ("dice", "miou", "accuracy", "loss", "image_dice", "boundary_f", "hd95"),
     "detection": ("map", "ap50", "ap75", "recall", "loss"),
+    "instances": ("mask_map", "mask_ap50", "mask_ap75", "mask_recall", "map", "ap50", "ap75", "recall"),
     "regression": ("mae", "rmse", "r2", "loss"),
 }
 

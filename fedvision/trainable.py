@@ -61,14 +61,7 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
             if getattr(t, key) != getattr(PLAIN, key):
                 yield f"training.{key} = {getattr(t, key)} and task = regression exclude each other: there are no classes; leave {key} out"
-    boxes = e.model.name.startswith("detection/")
-    if e.task in METRICS and boxes != (e.task == "detection"):
-        fits = "use detection/NAME, e.g. detection/fcos" if e.task == "detection" else "set task to detection, or use another model"
-        yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says {'boxes' if boxes else 'no boxes'}; {fits}"
-    if e.task == "detection":
-        for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
-            if getattr(t, key) != getattr(PLAIN, key):
-                yield f"training.{key} = {getattr(t, key)} and task = detection exclude each other: a detector has a loss of its own; leave {key} out"
+    yield from _detector_complaints(e)
     yield from _coupled_complaints(e)
     dense = e.model.name in DENSE
     if e.task in METRICS and dense != (e.task == "segmentation") and e.model.name in OURS:
@@ -87,6 +80,24 @@ def _task_complaints(e: "Experiment") -> Iterator[str]:
         yield f"data.targets = {e.data.targets} and task = classification exclude each other; set task to multilabel or regression, or targets to []"
 
 
+SAYS = {"": "no boxes", "detection": "boxes", "instances": "boxes and masks"}  # what a model says that task is for
+
+
+def _detector_complaints(e: "Experiment") -> Iterator[str]:
+    """Which of detection's tasks and models go together, and what a detector has no use for."""
+    its = "instances" if e.model.name == "detection/mask_rcnn" else "detection" if e.model.name.startswith("detection/") else ""
+    wanted = e.task if e.task in SAYS else ""
+    if e.task in METRICS and its != wanted:
+        use = {"detection": "use detection/NAME, e.g. detection/fcos", "instances": "use detection/mask_rcnn"}
+        way = use.get(wanted, f"set task to {its}, or use another model")
+        yield f"model.name = {e.model.name} and task = {e.task} exclude each other: it says {SAYS[its]}; {way}"
+    if wanted:
+        for key in ("label_smoothing", "focal", "class_weights", "balance", "cutmix"):
+            if getattr(e.training, key) != getattr(PLAIN, key):
+                said = f"training.{key} = {getattr(e.training, key)} and task = {e.task} exclude each other"
+                yield f"{said}: a detector has a loss of its own; leave {key} out"
+
+
 def _coupled_complaints(e: "Experiment") -> Iterator[str]:
     """What a model without a loss an example cannot be combined with."""
     if e.model.name not in COUPLED:
@@ -94,13 +105,15 @@ def _coupled_complaints(e: "Experiment") -> Iterator[str]:
     said = f"model.name = {e.model.name}"
     if isinstance(e.privacy, DpSgd):
         yield f"{said} and privacy.mechanism = dp_sgd exclude each other: {COUPLED[e.model.name]}; no image has a gradient of its own: use detection/fcos"
+    if e.engine.name == "vmap":
+        yield f"{said} and engine.name = vmap exclude each other: {COUPLED[e.model.name]}, which is not done for many sites at once; use inline or ray"
     for key in ("mixup", "accumulate", "compile", "precision"):
         if getattr(e.training, key) != getattr(PLAIN, key):
             yield f"{said} and training.{key} = {getattr(e.training, key)} exclude each other: {COUPLED[e.model.name]}; leave {key} out"
     if e.strategy.name in {"qfedavg", "afl"}:
         yield f"{said} and strategy.name = {e.strategy.name} exclude each other: it goes by the mean loss of a site's examples; use fedavg"
     if e.evaluation.best == "loss" or e.evaluation.soft_nms is not None:
-        yield f"{said}: it has no loss to be measured, and suppresses what it says twice itself: set evaluation.best to ap50, and soft_nms to null"
+        yield f"{said}: it has no loss to be measured, and suppresses what it says twice itself: leave evaluation.best out, and set soft_nms to null"
 
 
 _ENDS = "what it would send is not where its steps ended"

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NewType, Protocol
+from typing import TYPE_CHECKING, Any, NewType, Protocol
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:  # who only reads a run's records needs no torch
+    from torch import Tensor
 
 SiteId = NewType("SiteId", str)
-State = Mapping[str, Tensor]  # tensors by name; never changed in place once it is in a message
+State = Mapping[str, "Tensor"]  # tensors by name; never changed in place once it is in a message
 
 
 @dataclass(frozen=True)

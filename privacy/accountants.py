@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from fedvision.errors import ConfigError
 from fedvision.types import RELATIONS, Guarantee
 
@@ -23,7 +25,7 @@ FINE_UP_TO = 60.0  # ε above which the grid grows with ε, so that a plan witho
 MOST_GRID = 100.0  # a coarser one cannot be exponentiated; ε is then in the tens of millions
 MOST_STEPS = 10**9
 STAGE = 10**5  # steps, where there are a hundred times as many
-LEAST_NOISE = 0.01
+LEAST_NOISE, MOST_NOISE = 0.01, 1e9
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class Phase:
     steps: int
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= LEAST_NOISE):
+        if not LEAST_NOISE <= self.noise_multiplier <= MOST_NOISE:
             raise ConfigError(
-                f"noise multiplier {self.noise_multiplier:g}: σ, the noise over the clip norm, must be finite and at least {LEAST_NOISE:g}; "
-                "below that nothing is promised that is worth a number"
+                f"noise multiplier {self.noise_multiplier:g}: σ, the noise over the clip norm, must be finite and at least {LEAST_NOISE:g}, "
+                f"below which nothing is promised that is worth a number, and at most {MOST_NOISE:g}"
             )
         if not 0 < self.sampling_rate <= 1:
             raise ConfigError(f"sampling rate {self.sampling_rate:g}: a probability above 0 and at most 1 (1 = every unit in every step)")
@@ -131,16 +133,26 @@ def _rough(phases: Sequence[Phase], delta: float, relation: str) -> float:
 def rdp(phases: Sequence[Phase], delta: float, relation: str) -> float:
     """ε by Rényi differential privacy.  Replacing one unit moves a full sum by 2C, which is adding one under half of the
     noise; for sampled sums with one replaced no such bound is implemented, and it is refused."""
-    from dp_accounting.rdp import RdpAccountant
+    from dp_accounting.rdp import compute_epsilon
 
     if relation == "replace_one":
         if any(phase.sampling_rate < 1 for phase in phases):
             raise ConfigError("accountant rdp does not know relation replace_one for a sampling rate below 1; use accountant pld")
         phases = [Phase(phase.noise_multiplier / 2, 1.0, phase.steps) for phase in phases]
     with _quiet():
-        account = RdpAccountant(neighboring_relation=_relation("add_remove"))
-        account.compose(_event(phases))
-        return _finite(max(0.0, float(account.get_epsilon(delta))), phases)
+        each = [_divergences(phase.noise_multiplier, phase.sampling_rate) for phase in phases]
+        summed = sum(phase.steps * of_one for phase, (_, of_one) in zip(phases, each, strict=True))
+        return _finite(max(0.0, float(compute_epsilon(each[0][0], summed, delta)[0])), phases)
+
+
+@lru_cache(maxsize=512)  # nearly all of the time, and the same for every number of steps
+def _divergences(sigma: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """dp-accounting's own orders, and the Rényi divergence of one noisy sum at each; one unit added or removed."""
+    from dp_accounting.rdp import RdpAccountant
+
+    account = RdpAccountant(neighboring_relation=_relation("add_remove"))
+    account.compose(_event([Phase(sigma, rate, 1)]))
+    return account.orders, account.rdp
 
 
 def prv(phases: Sequence[Phase], delta: float, relation: str) -> float:

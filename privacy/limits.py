@@ -35,8 +35,8 @@ from privacy.ledger.figures import ORDERS, Event, rho
 
 UNITS = ("example", "subject", "site")  # from the smallest
 AROUND = (0.4, 0.6, 1.0, 1.6)  # orders of a limit, over the one that suits Gaussian noise: sampled sums want smaller ones
-ROUNDING = 1e-9  # relative: a plan that fills a limit exactly goes through
-STATED = 1e-6  # the same where the limit is read from a record, on a machine that may round otherwise
+ROUNDING = 1e-9  # of ε: a plan that fills a limit exactly goes through
+STATED = 1e-6  # the same, relative, where the limit is read from a record, on a machine that may round otherwise
 
 
 def over_rdp(order: float, delta: float) -> float:
@@ -74,13 +74,25 @@ class Limit:
     @classmethod
     def filled_by(cls, event: Event, times: int, delta: float) -> "Limit":
         """The smallest limit that `times` such events fit into, at the order that suits them."""
-        orders = [a for a in ORDERS if math.isfinite(rho(event, [a])[0])]
-        if not orders:
+        each = cls._each(event)
+        order = min(each, key=lambda a: times * each[a] + over_rdp(a, delta))
+        return cls(max(0.0, times * each[order] + over_rdp(order, delta)), (order,), (1.0,))  # below 0 at a large δ: as private as can be
+
+    @classmethod
+    def fitting(cls, event: Event, epsilon: float, delta: float) -> "Limit":
+        """`epsilon`, at the order that lets most such events through, be it none."""
+        each = cls._each(event)
+        return cls(epsilon, (max(each, key=lambda a: (epsilon - over_rdp(a, delta)) / each[a]),), (1.0,))
+
+    @staticmethod
+    def _each(event: Event) -> dict[float, float]:
+        """ρ of one event by order; ConfigError where it has no bound."""
+        found = {a: float(r) for a, r in zip(ORDERS, rho(event, ORDERS), strict=True) if math.isfinite(r)}
+        if not found:
             raise ConfigError(
                 f"noise multiplier {event.noise_multiplier:g}, rate {event.sampling_rate:g}: no Rényi bound at any order; add noise"
             )
-        order = min(orders, key=lambda a: times * float(rho(event, [a])[0]) + over_rdp(a, delta))
-        return cls(times * float(rho(event, [order])[0]) + over_rdp(order, delta), (order,), (1.0,))
+        return found
 
     def epsilon_of(self, spent: np.ndarray, delta: float) -> float:
         """ε of Σρ = `spent` [orders]; 0 where nothing was spent."""
@@ -90,7 +102,7 @@ class Limit:
 
     def holds(self, spent: np.ndarray, delta: float) -> bool:
         """Whether Σρ = `spent` is within it."""
-        return self.epsilon_of(spent, delta) <= self.epsilon * (1 + ROUNDING)
+        return self.epsilon_of(spent, delta) <= self.epsilon + ROUNDING
 
     def used(self, spent: np.ndarray, delta: float) -> float:
         """How much of it Σρ = `spent` has used: 0 to 1, and beyond."""

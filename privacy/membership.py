@@ -2,7 +2,8 @@
 
     identity.key       the site's Ed25519 secret, 64 hexadecimal digits, readable by its owner alone; it signs the site's ledgers and
                        its messages of secure aggregation, each behind a tag of its own
-    membership.json    the pinned roster, the site's minimum cohort and threshold, and the fingerprints that its people have approved
+    membership.json    the pinned roster and those before it, the site's minimum cohort and threshold, and the fingerprints that its people
+                       have approved
 
     masking/           what secure aggregation must not forget, over all runs
 
@@ -163,11 +164,11 @@ class Membership:
             value = json.loads(path.read_bytes())
             approved = frozenset(map(bytes.fromhex, value["approved"]))
             numbers = _count(value["minimum_cohort"]), int(value["threshold"])
-            by_rule = value["allow_additions"] is True
+            by_rule, before = value["allow_additions"] is True, list(value["former"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(f"{path} cannot be read: a site gets it with `fedvision privacy roster pin`; put back the file") from None
         roster, identity = roster_of(value["roster"], str(path)).roster, read_identity(folder / IDENTITY)
-        pinned = Pinned(roster, numbers[0], approved, by_rule)
+        pinned = Pinned(roster, numbers[0], approved, by_rule, tuple(roster_of(former, str(path)).roster for former in before))
         return cls(folder, identity, _own_name(roster, identity), pinned, numbers[1])
 
     def write(self) -> None:
@@ -176,6 +177,7 @@ class Membership:
         value = {
             "roster": _as_json(SignedRoster(p.roster, ())), "minimum_cohort": p.minimum_cohort, "threshold": self.threshold,
             "approved": sorted(f.hex() for f in p.approved), "allow_additions": p.allow_additions,
+            "former": [_as_json(SignedRoster(former, ())) for former in p.former],
         }  # fmt: skip
         write_atomically(self.folder / MEMBERSHIP, canonical(value) + b"\n")
 

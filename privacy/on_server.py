@@ -11,6 +11,7 @@ from privacy.averaging import Averaged
 from privacy.client_level import CentralNoise
 from privacy.plan import Plan
 from privacy.planning import asked
+from privacy.statistics import together
 
 
 def protected(strategy: Any, experiment: Experiment, plan: Plan | None) -> Any:
@@ -51,8 +52,8 @@ class Accounted:
     def done(self, state: Any, progress: Any, record: dict[str, Any], best: bool) -> None:
         """A round is over."""
         self._count(record)
-        most = min(max(self.rounds.values(), default=0), self.plan.rounds)
         if record.get("evaluation") is not None or (record["round"] + 1) % self.every == 0:
+            most = min(max(self.rounds.values(), default=0), self.plan.rounds)
             record["privacy"] = {"rounds_spent": most, **asdict(self.plan.spent(most))}
         self.recorder.done(state, progress, record, best)
 
@@ -65,7 +66,7 @@ class Accounted:
 
 def promise(plan: Plan, experiment: Experiment) -> dict[str, Any]:
     """What the summary says of the promise."""
-    p = experiment.privacy
+    p, composed = experiment.privacy, together(plan, experiment)
     assert p is not None
     return {
         **asdict(plan.guarantee),
@@ -78,6 +79,7 @@ def promise(plan: Plan, experiment: Experiment) -> dict[str, Any]:
         "private": p.simulation_only_seed is None,
         "sites_per_unit": plan.sites_per_unit,
         "epsilon_over_sites": plan.over_sites.epsilon,
+        "epsilon_with_statistics": None if composed is None else composed.epsilon,
     }
 
 
@@ -94,6 +96,9 @@ def words(plan: Plan, experiment: Experiment) -> list[str]:
         f"privacy: {plan.guarantee}, {whom[plan.mechanism]}; noise multiplier {plan.noise_multiplier:.4g}, clip norm {p.clip:g}, "
         f"rate {plan.a_round.sampling_rate:g}, {plan.a_round.steps * plan.rounds} steps"
     ]
+    composed = together(plan, experiment)
+    if composed is not None:
+        lines.append(f"privacy: with the statistics that gave data.mean and data.std, released before on the same data: {composed}")
     if plan.a_round.sampling_rate < 1 and plan.mechanism == "central":
         lines.append(
             f"privacy: a round's sum is over a secret draw, each site with chance {plan.a_round.sampling_rate:g}: every site is asked, trains and has "

@@ -44,15 +44,16 @@ class Plan:
         return Guarantee(_epsilon(self.a_round, rounds, g.delta, g.accountant, g.relation), g.delta, g.unit, g.relation, g.accountant)
 
 
-def plan_of(experiment: Experiment) -> Plan:
-    """The plan of an experiment with a `privacy` block.  ConfigError where its target cannot be met.  Seconds, once a process."""
+def plan_of(experiment: Experiment, calibrated: float | None = None) -> Plan:
+    """The plan of an experiment with a `privacy` block.  ConfigError where its target cannot be met.  Seconds, once a process, where
+    the noise has to be calibrated and what that came to is not known."""
     p = experiment.privacy
     if p is None:
         raise ConfigError("privacy = null: this config promises nothing; add a privacy block, e.g. that of configs/quickstart_dp.yaml")
     rounds = experiment.federation.rounds
     sampled = isinstance(p, DpSgd)
     rate, steps = (p.sampling_rate, experiment.training.steps or 1) if isinstance(p, DpSgd) else (site_rate(p, experiment), 1)
-    sigma = p.noise_multiplier or calibrate(rate, steps * rounds, p.epsilon or 0.0, p.delta, p.accountant, p.relation)
+    sigma = p.noise_multiplier or calibrated or calibrate(rate, steps * rounds, p.epsilon or 0.0, p.delta, p.accountant, p.relation)
     a_round = Phase(sigma, rate, steps)
     unit = p.unit if isinstance(p, DpSgd) else "site"
     at = p.sites_per_unit if isinstance(p, DpSgd) else 1

@@ -1,9 +1,11 @@
 """privacy.html: a run's promise, what was spent of it and what was tried against it, on one page for a privacy officer."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from fedvision.errors import ConfigError, FedvisionError, LedgerDamaged
 from fedvision.experiment import Experiment
 from fedvision.protections import Central, DpSgd
 from fedvision.tracking.folder import RunFolder
-from fedvision.tracking.report import Plot, Section, Table, write_page
+from fedvision.tracking.page import Plot, Section, Table, write_page
 from fedvision.types import RELATIONS, SiteId
 from privacy.accountants import Phase
-from privacy.attacks.audit import RESULT, canaries_of
+from privacy.attacks.one_run import RESULT
 from privacy.ledger.keys import Roster, roster_path
 from privacy.ledger.spent import Book, books, run_of
+from privacy.ledger.terms import config_hash
 from privacy.ledger.verify import verify
 from privacy.pictures import attack, attackers, rounds, scores, spending
 from privacy.plan import Plan, plan_of
@@ -27,6 +30,7 @@ from privacy.wording import AGAINST, NOUN, UNIT, uncovered
 PAGE = "privacy.html"
 MOST_LISTED = 200  # sites, in the table
 MOST_DRAWN = 16
+MOST_NAMED = 6
 TRIED = "What was tried against it"
 GRADES = (
     (0.6, "hardly better than guessing"),
@@ -65,16 +69,28 @@ class Read:
         experiment = folder.experiment()
         if experiment.privacy is None:
             raise ConfigError(f"{run} promised nothing: its config has privacy = null; `fedvision report` draws what it did")
-        plan = plan_of(experiment)
+        kept = books(folder.path)
+        plan = plan_of(experiment, kept[0].plan["noise_multiplier"])
         whole = Phase(plan.noise_multiplier, plan.a_round.sampling_rate, plan.a_round.steps * plan.rounds)
         tradeoff = Tradeoff.of(whole, plan.guarantee.delta, plan.guarantee.relation)
-        return cls(folder, experiment, plan, books(folder.path), _checked(folder.path, roster), folder.json(RESULT), tradeoff)
+        return cls(folder, experiment, plan, kept, _checked(folder.path, roster), folder.json(RESULT), tradeoff)
 
     @property
     def private(self) -> bool:
         """Whether nobody can repeat the noise."""
         assert self.experiment.privacy is not None
         return self.experiment.privacy.simulation_only_seed is None
+
+    @property
+    def whole_plan(self) -> bool:
+        """Whether every site paid for all rounds when it joined, and nothing tells of the rounds."""
+        return bool(self.books[0].plan["whole_plan"])
+
+    @cached_property
+    def declined(self) -> dict[str, int]:
+        """Rounds in which each site declined, where there were any."""
+        each = [site for record in self.folder.rounds() for site in record.get("declined", {})]
+        return {site: each.count(site) for site in sorted(set(each))}
 
 
 def draw_privacy(run: Path, roster: Path | None = None, out: Path | None = None) -> Path:
@@ -106,7 +122,7 @@ def _checked(run: Path, roster: Path | None) -> Checked:
         known = roster or roster_path(run_of(run))
         if not known.exists():
             return Checked(None, "not checked here: the run's public keys are not on this machine; give them with --roster")
-        verdict = verify(run, Roster.read(known))
+        verdict = verify(run, Roster.read(known), asks_prv=False)
     except FedvisionError as fault:
         return Checked(False, str(fault))
     closed = "" if verdict.closed else "; the run is not closed"
@@ -124,6 +140,11 @@ def _alarm(read: Read) -> list[str]:
         )
     if read.checked.sound is False:
         lines.append(f"The record is not as it was written: {read.checked.said}")
+    elif config_hash(read.experiment) != read.books[0].plan["config"]:
+        lines.append(
+            "What stands here of the plan is from config.yaml, and that is not the config that the record was made under: it was changed, or written by "
+            "another version of fedvision."
+        )
     if read.audit is not None and read.audit["alarm"]:
         lines.append("The audit refutes the promise: an attack found more than what is promised allows. Do not release this model.")
     return lines
@@ -135,8 +156,18 @@ def _verdict(read: Read) -> str:
     return (
         f"For each {UNIT[g.unit]}: what {AGAINST[read.plan.mechanism]} can find out about whether that {NOUN[g.unit]} was in this run is bounded. Asked "
         f"about one, and knowing everything else, they are right in at most {_percent(right)} of cases, where a coin is right in 50 %: {grade}. In "
-        f"numbers: {g}."
+        f"numbers: {g}.{_before(read)}"
     )
+
+
+def _before(read: Read) -> str:
+    """What the same images had told before the run: statistics that were released under noise of their own."""
+    if read.experiment.data.statistics_noise is None:
+        return ""
+    from privacy.statistics import together  # with torch
+
+    both = together(read.plan, read.experiment)
+    return f" That is of this run alone; with the statistics of the same data that were released before it, data.mean and data.std: {both}."
 
 
 def _percent(value: float) -> str:
@@ -191,6 +222,8 @@ def _promise(read: Read) -> Table:
 
 def _sampling(read: Read) -> str:
     unit, rate = read.plan.guarantee.unit, read.plan.a_round.sampling_rate
+    if rate == 1 and unit == "site" and read.experiment.federation.sampling != "all":
+        return "sites are drawn for each round, and counted as if that were known: no site's promise is the better for it"
     if rate == 1:
         return f"every {unit} is in every step"
     return f"each {unit} is in a step with chance {rate:g}" + (", drawn in secret by the coordinator" if unit == "site" else "")
@@ -217,22 +250,33 @@ def _sees(read: Read) -> str:
 def _spent(read: Read) -> Section:
     g = read.plan.guarantee
     rows = [_row(read, book) for book in read.books[:MOST_LISTED]]
-    head = ["site", "rounds paid", "of", f"ε ({g.accountant})", "ε (rdp)", "of its budget in the run", "of its account"]
+    head = ["site", "rounds paid", "of", "declined", f"ε ({g.accountant})", "ε (rdp)", "of its budget in the run", "of its account"]
     notes = [
-        "Each site paid for every round of the plan when it joined, at the price of a secret draw, whether it was drawn or not: nothing in this "
-        "folder tells whose updates were in a round's sum, or how many."
-        if read.books and read.books[0].plan["whole_plan"]
+        "Each site paid for every round of the plan when it joined, whether it was drawn or not: that is the price of a secret draw, of which nothing "
+        "in this folder tells whose updates were in a round's sum, or how many."
+        if read.whole_plan
         else "Each site charges its own ledger before it computes, and declines what its budget does not hold. A round that failed after it was "
         "charged stays spent; a round that a site missed costs nothing."
     ]
+    if read.declined:
+        named = [f"{site} in {count}" for site, count in read.declined.items()]
+        more = f" and {len(named) - MOST_NAMED:,} more sites" if len(named) > MOST_NAMED else ""
+        notes.append(f"Rounds were declined, and the run went on without: {', '.join(named[:MOST_NAMED])}{more}.")
     if len(read.books) > MOST_LISTED:
-        notes.append(f"{MOST_LISTED} of {len(read.books):,} sites are listed; `fedvision privacy spent` lists all.")
-    plots = [
-        Plot("ε spent against the budget of the run", spending(read.books, read.plan)),
-        Plot("what became of the rounds", rounds(read.books[:MOST_DRAWN], read.plan, read.folder.rounds())),
-    ]
+        notes.append(f"{MOST_LISTED} of {len(read.books):,} sites are listed; “fedvision privacy spent” lists all.")
+    plots = [Plot("ε spent against the budget", spending(read.books, read.plan), "sites that spent alike share a line")]
+    if not read.whole_plan:
+        plots.append(_rounds(read))
     folded = f"All {len(read.books):,} sites" if len(read.books) > MOST_DRAWN else ""
     return Section("spent", "What each site has spent", notes, plots, [Table(head, rows, folded=folded)])
+
+
+def _rounds(read: Read) -> Plot:
+    """Of each site, or of those that declined and those that spent most."""
+    counted = {book.site: (0 if book.last is None else book.last.rounds, read.declined.get(book.site, 0)) for book in read.books}
+    drawn = sorted(counted, key=lambda site: (-counted[site][1], -counted[site][0], site))[:MOST_DRAWN]
+    note = f"of the {len(drawn)} of {len(counted):,} sites that declined or paid most" if len(drawn) < len(counted) else ""
+    return Plot("what became of the rounds", rounds({site: counted[site] for site in counted if site in drawn}, read.plan), note)
 
 
 def _row(read: Read, book: Book) -> list[str]:
@@ -240,7 +284,8 @@ def _row(read: Read, book: Book) -> list[str]:
     spent = read.plan.spent(paid).epsilon
     rdp = "–" if book.last is None else f"{book.last.epsilon:.3f}"
     return [
-        book.site, f"{paid}", f"{read.plan.rounds}", f"{spent:.3f}", rdp, f"{spent / read.plan.guarantee.epsilon:.0%}", _account(read, SiteId(book.site)),
+        book.site, f"{paid}", f"{read.plan.rounds}", f"{read.declined.get(book.site, 0)}", f"{spent:.3f}", rdp,
+        f"{spent / read.plan.guarantee.epsilon:.0%}", _account(read, SiteId(book.site)),
     ]  # fmt: skip
 
 
@@ -255,13 +300,18 @@ def _account(read: Read, site: SiteId) -> str:
     except LedgerDamaged:
         return "damaged"
     assert limits is not None
-    return f"{limits.lifetime.used(budget.lifetime(), limits.delta):.0%} of ε = {limits.lifetime.epsilon:.2f}"
+    used = limits.lifetime.used(budget.lifetime(), limits.delta)
+    return (
+        f"{used:.0%} of ε = {limits.lifetime.epsilon:.2f}" if math.isfinite(used) else f"ε = {limits.lifetime.epsilon:.2f} holds no round"
+    )
 
 
 def _tried(read: Read) -> list[Section]:
     if read.audit is None:
-        more = "`fedvision privacy audit` of its config trains one that has." if read.plan.mechanism != "local" else ""
+        more = "“fedvision privacy audit” with its config trains a run that has some." if read.plan.mechanism != "local" else ""
         return [Section("audit", TRIED, [f"No canaries were in this run, so its promise rests on proof and program alone. {more}".strip()])]
+    from privacy.attacks.audit import canaries_of  # with torch
+
     spec, bound, claimed = read.experiment.privacy, read.audit["bound"], read.audit["claimed"]
     assert isinstance(spec, DpSgd | Central) and spec.audit is not None
     beside, inside = (
@@ -298,7 +348,7 @@ def _again(read: Read, roster: Path | None) -> dict[str, str]:
     keys = f" --roster {shlex.quote(str(roster))}" if roster is not None else ""
     phase, g = read.plan.a_round, read.plan.guarantee
     lines = {
-        f"fedvision privacy verify {run}{keys}": "chains, signatures, both sides, every ε from the events",
+        f"fedvision privacy verify {run}{keys}": "chains, signatures, both sides, every ε from the events, and by a second accountant",
         f"fedvision privacy spent {run}": "round by round",
         f"fedvision privacy epsilon --noise-multiplier {read.plan.noise_multiplier} --sampling-rate {phase.sampling_rate:g} "
         f"--steps {phase.steps * read.plan.rounds} --delta {g.delta:g} --accountant {g.accountant} --relation {g.relation} --unit {g.unit}": "the promise again",

@@ -7,7 +7,6 @@ simulations, the account lies in that folder too and holds just the run's plan, 
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,6 +56,6 @@ def site_account(states: Path, site: SiteId, run: str, experiment: Experiment, p
 def simulated(experiment: Experiment, site: SiteId, terms: Terms, plan: Plan) -> Limits:
     """The limits of a simulated site: what the plan takes, or what conditions.budgets gives it."""
     g = plan.guarantee
-    plans = Limit.filled_by(terms.event, plan.rounds, g.delta)
-    given = experiment.conditions.budgets.get(site, plans.epsilon)
-    return Limits(g.delta, g.unit, g.relation, replace(plans, epsilon=given))
+    given = experiment.conditions.budgets.get(site)
+    limit = Limit.filled_by(terms.event, plan.rounds, g.delta) if given is None else Limit.fitting(terms.event, given, g.delta)
+    return Limits(g.delta, g.unit, g.relation, limit)

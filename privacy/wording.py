@@ -44,11 +44,14 @@ def uncovered(experiment: Experiment, plan: Plan) -> list[str]:
         "What was chosen by looking at private data: settings, cleaning, labels, whom to include. Nothing of that was noised or counted.",
         "What else is published: reports, examples, error analyses, or a model trained further without noise.",
         f"δ = {plan.guarantee.delta:g}: with at most this chance nothing is promised. It should be well below one over the number of {NOUN[unit]}s.",
-        "That a site took part, when, and how long it took: who answered in which round is in the record, and timing is not hidden.",
+        "Who watches the network and sees which sites were at work: the promise rests on a draw that stays secret, and the record tells nothing of it."
+        if plan.mechanism == "central" and plan.a_round.sampling_rate < 1
+        else "That a site took part, when, and how long it took: who answered in which round is in the record, and timing is not hidden.",
         "Wrong or malicious data, and a site's own program if it is not this one: the promise is about what this program releases.",
     ]
     if isinstance(p, DpSgd | Central) and p.audit is not None:
         said.append(
-            "The audit's silence: it finds too little noise, too much sampling and clipping that does not hold, not every possible fault."
+            "The audit's silence: it finds too little noise, too much sampling and clipping that does not hold, and not every fault: noise that repeats from "
+            "step to step has the right size and is not seen."
         )
     return said

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import write_tensors
-from fedvision.types import SiteId
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.  next_round: the first one not done.  counted: site -> last round that its reply entered.
-    best: the best value of the criterion so far.  mark, stale, stopped: of early stopping, the value to beat, the evaluations
-    that did not, and whether the run is over.  lowest: of the models that were accepted, the lowest loss on held-out data."""
+    """How far a run is.  next_round: the first one not done.  best: the best value of the criterion so far.
+    mark, stale, stopped: of early stopping, the value to beat, the evaluations that did not, and whether the run is over.
+    lowest: of the models that were accepted, the lowest loss on held-out data."""
 
     next_round: int = 0
-    counted: Mapping[SiteId, int] = dataclasses.field(default_factory=dict)
     best: float | None = None
     mark: float | None = None
     stale: int = 0
@@ -59,6 +57,7 @@ class Checkpoints:
         if not files:
             return None
         tensors, progress = read(files[-1], "progress", "delete it to go on from the checkpoint before it")
+        progress.pop("counted", None)  # of older runs: the rounds that are recorded say it too
         return whole(tensors, empty), Progress(**progress)
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +36,8 @@ from privacy.secure_aggregation.messages import (
 from privacy.secure_aggregation.roster import Roster
 from privacy.secure_aggregation.terms import terms_of
 from privacy.secure_aggregation.thresholds import most_dropouts
+from server.attempt import Attempt
 from server.cohorts import cohort
-
-if TYPE_CHECKING:
-    from server.rounds import Attempt
 
 log = logging.getLogger("fedvision.server")
 
@@ -108,7 +106,7 @@ class MaskedSums:
     def __post_init__(self) -> None:
         self._kept = codec.decode(Kept, self.path.read_bytes()) if self.path.exists() else Kept()
 
-    def collect(self, attempt: "Attempt", exchange: Exchange, requests: Mapping[SiteId, TrainRequest], replied: Callable[[], None]) -> None:
+    def collect(self, attempt: Attempt, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], replied: Callable[[], None]) -> None:
         """One attempt at a round: its one sum in `attempt`'s total, or no answer at all and the reason in the log."""
         attempt.asked += list(requests)
         attempt.missing |= dict.fromkeys(requests, "no reply")
@@ -127,9 +125,7 @@ class MaskedSums:
 
     # -------------------------------------------------------------------------------------------- from keys to vectors
 
-    def _sent(
-        self, attempt: "Attempt", exchange: Exchange, requests: Mapping[SiteId, TrainRequest], replied: Callable[[], None]
-    ) -> Protocol:
+    def _sent(self, attempt: Attempt, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], replied: Callable[[], None]) -> Protocol:
         """The protocol's attempt with all vectors that came."""
         first = next(iter(requests.values()))
         self._close(exchange)  # one that a crash left open
@@ -208,7 +204,7 @@ class MaskedSums:
 
     # -------------------------------------------------------------------------------------------- from list to sum
 
-    def _sum(self, attempt: "Attempt", exchange: Exchange, protocol: Protocol, number: int) -> None:
+    def _sum(self, attempt: Attempt, exchange: Exchange, protocol: Protocol, number: int) -> None:
         """The survivors' list, their signatures, their shares, and the one sum."""
         survivors = protocol.survivors()
         if not self._kept.pending:
@@ -229,7 +225,7 @@ class MaskedSums:
             attempt.missing.pop(site, None)
         self._ended(protocol.outcome())
 
-    def _resumed(self, first: TrainRequest, attempt: "Attempt") -> Protocol | None:
+    def _resumed(self, first: TrainRequest, attempt: Attempt) -> Protocol | None:
         """The attempt that a restart found with its survivors named: its sum is this round's, and what was charged for it is
         countersigned, unless it was before."""
         kept = self._kept
@@ -318,7 +314,7 @@ class MaskedSums:
                     taker.take(message)
 
 
-def _record(attempt: "Attempt", reply: Any) -> None:
+def _record(attempt: Attempt, reply: Any) -> None:
     """A site that gave no vector: what it said, or what became of it."""
     if isinstance(reply, Declined):
         attempt.missing.pop(reply.site, None)

@@ -2,22 +2,24 @@
 
 import logging
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedvision.errors import EngineError, OutOfRange, RoundFailed, UpdateRefused
+from fedvision.errors import RoundFailed
 from fedvision.evaluation import criterion
 from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.sums import Layout, Total
-from fedvision.types import Added, ClientUpdate, Declined, Exchange, Lost, SiteId, Subtotal, TrainRequest
+from fedvision.types import Exchange, SiteId, TrainRequest
 from privacy.amplification import Draws
 from privacy.averaging import delivered
 from privacy.ledger.coordinator import CoordinatorLedger
 from server.acceptance import Judge
 from server.aggregate import Aggregate, Updates
-from server.asynchronous import Arrivals, collect
+from server.arrivals import Arrivals
+from server.asynchronous import collect
+from server.attempt import Attempt
 from server.checkpoints import Progress
 from server.cohorts import cohort
 from server.masked import MaskedSums
@@ -48,117 +50,13 @@ class Recorder(Protocol):
 Evaluate = Callable[[Any, int, Mapping[SiteId, int]], dict[str, Any]]
 
 
-@dataclass
-class Attempt:
-    """What came back in one round: the updates, and who did what.  simulated: seconds that it took, where the rounds themselves
-    keep the simulated clock."""
-
-    sink: Total | Updates | Arrivals
-    asked: list[SiteId] = field(default_factory=list)
-    answered: list[SiteId] = field(default_factory=list)
-    declined: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    missing: dict[SiteId, str] = field(default_factory=dict)
-    norms: list[float] = field(default_factory=list)
-    fold_seconds: float = 0.0
-    simulated: float | None = None
-    ledger: CoordinatorLedger | None = None
-    charges: dict[str, tuple[int, str]] = field(default_factory=dict)  # beside the replies to the last requests
-    drawn: Container[SiteId] | None = None  # whose updates are in the sum; None = all that come
-    aside: Total | None = None  # where the others' go, so that what is done with them is the same
-
-    def collect(self, exchange: Exchange, requests: Mapping[SiteId, TrainRequest], layout: Layout, replied: Callable[[], None]) -> None:
-        """Ask, and fold each sound update as it comes; whoever sends nothing is missing."""
-        self.asked += [site for site in requests if site not in self.missing]
-        self.missing |= {site: "no reply" for site in requests}
-        reply: Any  # a Reply, or a Subtotal
-        for reply in exchange.ask(requests):
-            began = time.perf_counter()
-            if isinstance(reply, Subtotal):
-                self._include(reply, requests, layout)
-            elif not isinstance(reply, Added):
-                self._take(reply, requests, layout)
-            self.fold_seconds += time.perf_counter() - began
-            if not isinstance(reply, Subtotal):
-                replied()
-
-    def _include(self, part: Subtotal, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
-        """A worker's sum, of sites that were asked and have not answered."""
-        assert isinstance(self.sink, Total)
-        fits = all(site in requests and (part.round, part.attempt) == (requests[site].round, requests[site].attempt) for site in part.norms)
-        if not fits or part.layout != layout.digest or not part.norms.keys().isdisjoint(self.answered):
-            raise EngineError(
-                f"round {part.round}: a worker's sum is not over the sites that it was given; start the run again with --resume"
-            )
-        self.sink.include(part.sum, len(part.norms))
-        self.norms += part.norms.values()
-        self.answered += part.norms
-        for site in part.norms:
-            del self.missing[site]
-
-    def _take(self, reply: Any, requests: Mapping[SiteId, TrainRequest], layout: Layout) -> None:
-        site = reply.site
-        if site not in requests or site in self.answered:
-            self.refused[site] = "not_asked: a reply that nobody asked for, or a second one"
-            return
-        if isinstance(reply, Lost):
-            self.missing[site] = reply.kind
-            return
-        self.missing.pop(site, None)
-        if isinstance(reply, Declined):
-            self.declined[site] = f"{reply.code}: {reply.reason}"
-            return
-        try:
-            self.norms.append(self._add(reply, requests[site], layout))
-            self.answered.append(site)
-        except OutOfRange as error:
-            self.declined[site] = f"out_of_range: {error}"
-        except UpdateRefused as error:
-            self.refused[site] = f"{error.code}: {error}"
-
-    def _add(self, reply: Any, request: TrainRequest, layout: Layout) -> float:
-        if not isinstance(reply, ClientUpdate):
-            raise UpdateRefused("wrong_kind", f"a {type(reply).__name__} where an update was asked for")
-        if (reply.round, reply.attempt) != (request.round, request.attempt):
-            raise UpdateRefused("stale", f"an update of round {reply.round}.{reply.attempt}, and this is {request.round}.{request.attempt}")
-        if reply.layout != layout.digest:
-            raise UpdateRefused("wrong_names", "its numbers have other names, shapes or scales than this run's")
-        if isinstance(self.sink, Arrivals):
-            return self.sink.take(reply)
-        self.note_charge(reply.site, reply.entry, request)
-        if isinstance(self.sink, Updates):
-            return self.sink.add(reply.site, reply.vector)
-        if self.aside is not None and self.drawn is not None and reply.site not in self.drawn:
-            return self.aside.add(reply.vector)
-        return self.sink.add(reply.vector)
-
-    def let_go(self) -> None:
-        """Give back what the updates take."""
-        if isinstance(self.sink, Updates):
-            self.sink.close()
-
-    def note_charge(self, site: SiteId, entry: bytes, request: TrainRequest) -> None:
-        """A private run's reply comes with the charge that pays for it; UpdateRefused where it does not."""
-        if self.ledger is not None and not self.ledger.terms.whole_plan:
-            self.charges[site] = self.ledger.checked(site, entry, request)
-
-    def record(self) -> dict[str, Any]:
-        """Who did what, in the order of the names: arrival must not show."""
-        return {
-            "asked": sorted(self.asked),
-            "answered": sorted(self.answered),
-            "declined": dict(sorted(self.declined.items())),
-            "refused": dict(sorted(self.refused.items())),
-            "missing": dict(sorted(self.missing.items())),
-        }
-
-
 @dataclass(frozen=True)
 class Rounds:
     """A federated run over `exchange`: who is asked, what they are sent, and what becomes of their replies.
     scratch: folder for a round's updates where they are kept one by one; None = the system's.  judge: of what comes out.
     draws: who is in each round's sum, where that is a secret; all sites are asked then, once a round.  releases: where a round's
-    result is made durable before anything follows from it, because the noise in it must not be drawn again."""
+    result is made durable before anything follows from it, because the noise in it must not be drawn again.
+    counted: site -> last round that its reply entered, where sites are told of it; grows as rounds are counted."""
 
     experiment: Experiment
     run_id: str
@@ -173,6 +71,7 @@ class Rounds:
     judge: Judge = field(default_factory=Judge.of_nothing)
     draws: Draws | None = None
     releases: Releases | None = None
+    counted: dict[SiteId, int] = field(default_factory=dict)
 
     def run(self, state: Any, progress: Progress) -> Any:
         """The strategy's state after the last round, from `state` at `progress`."""
@@ -189,7 +88,7 @@ class Rounds:
                 tells = self.experiment.privacy is None or self.experiment.privacy.mechanism != "central"
                 record["update_norm"] = _mean(sorted(attempt.norms)) if tells else None
                 if has_site_state(self.experiment) or keeps_replies(self.experiment):
-                    progress = replace(progress, counted={**progress.counted, **dict.fromkeys(attempt.answered, number)})
+                    self.counted.update(dict.fromkeys(attempt.answered, number))  # in place: a copy would name every site each round
             if outcome.rejected is not None:
                 record["rejected"] = outcome.rejected
             if isinstance(attempt.sink, Arrivals):
@@ -202,7 +101,7 @@ class Rounds:
             simulated, working = self.exchange.clock() - clock if timed is None else timed, self.exchange.busy() - busy
             last = number + 1 == federation.rounds
             due = (number + 1) % self.experiment.evaluation.every == 0 or last
-            record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, progress.counted) if due else None
+            record["evaluation"] = self.evaluate(delivered(self.strategy, state), number, self.counted) if due else None
             evaluated = time.perf_counter()
             waited = asked - began - folding
             record["seconds"] = {
@@ -230,7 +129,7 @@ class Rounds:
         begun, federation, how = 1, self.experiment.federation, self.experiment.acceptance.on_rejected
         clock, kept = self.exchange.clock(), self._kept(number, state)
         while True:
-            attempt, count = self._attempts(number, state, progress, sites, begun) if kept is None else self._tried(kept, sites)
+            attempt, count = self._attempts(number, state, sites, begun) if kept is None else self._tried(kept, sites)
             asked = time.perf_counter()
             if len(attempt.answered) < federation.min_replies:
                 return _Outcome(attempt, count, "skipped", state, progress, asked)
@@ -254,14 +153,14 @@ class Rounds:
             attempt.let_go()
             begun = count + 1
 
-    def _attempts(self, number: int, state: Any, progress: Progress, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
+    def _attempts(self, number: int, state: Any, sites: Sequence[SiteId], begun: int) -> tuple[Attempt, int]:
         """Ask until there are enough replies, as federation.on_missing says, from attempt `begun` on; the attempt, and its number."""
         federation = self.experiment.federation
         attempt = self._attempt(number, sites)
         if isinstance(attempt.sink, Arrivals):
 
             def requests(count: int, chosen: Sequence[SiteId]) -> Mapping[SiteId, TrainRequest]:
-                return self._requests(number, count, state, progress, chosen)
+                return self._requests(number, count, state, chosen)
 
             recorder = self.recorder
             return attempt, collect(attempt, number, state, self.experiment, self.exchange, requests, recorder.asked, recorder.replied)
@@ -271,7 +170,7 @@ class Rounds:
             if not waiting and count > begun:
                 attempt.let_go()
                 attempt = self._attempt(number, sites)
-            asked = self._requests(number, count, state, progress, chosen)
+            asked = self._requests(number, count, state, chosen)
             self.recorder.asked(number, len(asked))
             if self.masked is None:
                 attempt.collect(self.exchange, asked, self.layout, self.recorder.replied)
@@ -308,11 +207,11 @@ class Rounds:
         """Who is asked."""
         return list(sites) if self.draws is not None else cohort(self.experiment.federation, sites, self.experiment.seed, number, attempt)
 
-    def _requests(self, number: int, attempt: int, state: Any, progress: Progress, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
+    def _requests(self, number: int, attempt: int, state: Any, chosen: Sequence[SiteId]) -> dict[SiteId, TrainRequest]:
         request = TrainRequest(self.run_id, number, attempt, self.strategy.weights(state), self.strategy.extras(state))
         if self.ledger is not None:  # on disk before it is first sent
             request = replace(request, witness=self.ledger.request(request, chosen))
-        own = {site: (progress.counted.get(site), "" if self.ledger is None else self.ledger.seen(site)) for site in chosen}
+        own = {site: (self.counted.get(site), "" if self.ledger is None else self.ledger.seen(site)) for site in chosen}
         return {site: request if it == (None, "") else replace(request, counted=it[0], seen=it[1]) for site, it in own.items()}
 
     def _sink(self) -> Total | Updates | Arrivals:

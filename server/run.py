@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,14 +17,14 @@ from fedvision.algorithms import FedBuff, sees_single
 from fedvision.data.site import Examples
 from fedvision.errors import FedvisionError, RunFolderError
 from fedvision.evaluation import Sums, flat
-from fedvision.experiment import Experiment, has_site_state
+from fedvision.experiment import Experiment, has_site_state, keeps_replies
 from fedvision.fields import declare
 from fedvision.models import build, parts
 from fedvision.protections import Central
 from fedvision.tasks import task_of
 from fedvision.tracking.folder import RunFolder, write_tensors
 from fedvision.tracking.progress import Progress as Display
-from fedvision.types import Exchange, State
+from fedvision.types import Exchange, SiteId, State
 from privacy.amplification import draws_of
 from privacy.averaging import delivered
 from privacy.check_model import check_experiment
@@ -105,10 +105,22 @@ def set_up(job: Assignment, exchange: Exchange, display: Display) -> Desk:
     judge = Judge(experiment.acceptance, evaluate.held_out)
     draws = draws_of(experiment, job.run_id, job.ledger is not None and job.ledger.asked)
     releases = Releases(checkpoints.folder) if isinstance(experiment.privacy, Central) else None
+    counted = last_counted(folder.rounds()) if has_site_state(experiment) or keeps_replies(experiment) else {}
     rounds = Rounds(
-        experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws, releases
-    )
+        experiment, job.run_id, exchange, strategy, layout, evaluate, recorder, masked, folder.path, job.ledger, judge, draws, releases, counted
+    )  # fmt: skip
     return Desk(task, plan, strategy, evaluate, journal, rounds, progress, [state])
+
+
+def last_counted(records: Iterable[Mapping[str, Any]]) -> dict[SiteId, int]:
+    """Site -> the last of these rounds that its reply entered.
+
+    >>> last_counted([{"round": 0, "status": "counted", "answered": ["a", "b"]}, {"round": 1, "status": "counted", "answered": ["b"]}])
+    {'a': 0, 'b': 1}
+    >>> last_counted([{"round": 0, "status": "skipped", "answered": ["a"]}])
+    {}
+    """
+    return {SiteId(site): r["round"] for r in records if r["status"] == "counted" for site in r["answered"]}
 
 
 def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def federate(job: Assignment, exchange: Exchange, display: Display) -> dict[str,
     try:
         state = desk.rounds.run(desk.start.pop(), desk.progress)  # popped: nobody holds the first model while the rounds go on
         if not desk.evaluate.last and (desk.progress.stopped or desk.progress.next_round == planned):  # resumed when all was done
-            desk.evaluate(delivered(desk.strategy, state), desk.progress.next_round - 1, desk.progress.counted)
+            desk.evaluate(delivered(desk.strategy, state), desk.progress.next_round - 1, desk.rounds.counted)
         desk.journal.settle()
     except BaseException as error:  # recorded, then raised again: also Ctrl-C
         interrupted = isinstance(error, KeyboardInterrupt)

@@ -24,9 +24,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedvision.experiment import Experiment, load
 from fedvision.types import Exchange
 from server.exchange import GridExchange
-from simulations.engines import Setting
 from simulations.flower import premises
 from simulations.run import simulate
+from simulations.setting import Setting
 
 app = ServerApp()
 ROOT = Path(__file__).parents[1]  # of the bundle, or of the checkout: where configs/ lies

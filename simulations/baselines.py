@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clients.recipe import learn
+from clients.learn import learn
 from clients.training import make_optimizer
 from clients.workbench import Workbench
 from fedvision.data.federation import Federated

@@ -1,29 +1,12 @@
 """The engines: three ways to an Exchange over the same sites, under the same rounds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from fedvision.algorithms import FedBuff, sees_single
-from fedvision.data.federation import Federated
-from fedvision.experiment import Experiment
 from fedvision.types import Exchange
+from simulations.setting import Setting, added_at_once
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What an engine needs to open the sites of a simulation.
-
-    states: folder where sites keep what is theirs, on this machine.  say: for a word to the user.
-    """
-
-    experiment: Experiment
-    data: Federated
-    states: Path
-    say: Callable[[str], None]
 
 
 def inline(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
@@ -34,13 +17,6 @@ def inline(setting: Setting, conduct: Callable[[Exchange], T]) -> T:
     data = setting.data
     bench = Workbench.set_up(setting.experiment, data.shape, data.classes, len(data.sites), setting.states)
     return conduct(Inline(data, bench, straight=added_at_once(setting.experiment)))
-
-
-def added_at_once(experiment: Experiment) -> bool:
-    """Whether nobody holds an update on its way into the sum: no fault to play, no clock that says when it arrives, no rule
-    on single updates, no mask."""
-    held = experiment.conditions.any or experiment.secure_aggregation.enabled or experiment.privacy is not None
-    return not held and not isinstance(experiment.strategy, FedBuff) and not sees_single(experiment.strategy)
 
 
 def vmap(setting: Setting, conduct: Callable[[Exchange], T]) -> T:

@@ -17,7 +17,7 @@ import psutil
 from fedvision.brought import vouch
 from fedvision.errors import EngineError
 from fedvision.types import Exchange
-from simulations.engines import Setting
+from simulations.setting import Setting
 
 if TYPE_CHECKING:
     from fedvision.wire import Premises

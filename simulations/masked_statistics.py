@@ -6,7 +6,7 @@ sum, of which the coordinator then withholds what is below the floor, as of one 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -27,26 +27,35 @@ BITS = 64  # squares of bytes are summed: 2⁶² hold 7·10¹³ white pixels
 def masked_over(data: Federated, experiment: Experiment) -> tuple[Sums, int]:
     """The sums of all sites, and how many of them had something to add; RoundFailed where the protocol does not come to one."""
     shapes = _shapes(data)
-    terms, sites = _terms(data, shapes), _founded(data, experiment)
-    roster = next(iter(sites.values())).pinned.roster
+    size = sum(map(_size, shapes.values()))
+    total = masked_sum(data, experiment, data.sites, size, json.dumps(list(shapes.items())), partial(_vector, data, shapes))
+    return _taken_apart(total, shapes)
+
+
+def masked_sum(
+    data: Federated, experiment: Experiment, sites: Sequence[SiteId], size: int, layout: str, vector: Callable[[SiteId], np.ndarray]
+) -> np.ndarray:
+    """int64 [size]: the sum of what `vector` makes at each of `sites`, once, and what leaves none of them but under masks.
+    layout: what it holds, in words that all sites agree on.  RoundFailed where the protocol does not come to a sum."""
+    terms, members = _terms(data, layout, size), _founded(sites, experiment)
+    roster = next(iter(members.values())).pinned.roster
     attempt = Attempt(roster, Session("statistics", 0, 1, roster.fingerprint), experiment.secure_aggregation.planned_dropouts)
 
     def ask(messages: Mapping[str, ToSite]) -> None:
         for site, message in messages.items():
-            contribution = Contribution(terms, partial(_vectors, data, SiteId(site), shapes))
-            reply = sites[site].answer(from_bytes(to_bytes(message)), contribution)  # type: ignore[arg-type]
+            contribution = Contribution(terms, lambda site=site: [vector(SiteId(site))])  # type: ignore[misc]
+            reply = members[site].answer(from_bytes(to_bytes(message)), contribution)  # type: ignore[arg-type]
             attempt.take(from_bytes(to_bytes(reply)))
 
     try:
-        ask(dict.fromkeys(sites, attempt.open()))
-        ask(dict.fromkeys(sites, attempt.list_keys()))
+        ask(dict.fromkeys(members, attempt.open()))
+        ask(dict.fromkeys(members, attempt.list_keys()))
         ask(attempt.begins(terms))
         ask(dict.fromkeys(attempt.survivors().alive, attempt.survivors()))
         ask(dict.fromkeys(attempt.survivors().alive, attempt.proof()))
-        total = attempt.total()[0]
+        return attempt.total()[0]
     except AggregationRefused as refused:
         raise RoundFailed(f"the masked sum of the statistics: {refused}") from None
-    return _taken_apart(total, shapes)
 
 
 def _shapes(data: Federated) -> dict[str, tuple[int, ...]]:
@@ -64,16 +73,15 @@ def _shapes(data: Federated) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _terms(data: Federated, shapes: Mapping[str, tuple[int, ...]]) -> Terms:
+def _terms(data: Federated, layout: str, size: int) -> Terms:
     """What the sum is of: no model, but a data set and the kinds of counts."""
     about = hashlib.sha256(f"statistics\x1f{data.fingerprint}".encode()).digest()
-    layout = hashlib.sha256(json.dumps(list(shapes.items())).encode()).hexdigest()
-    return Terms(about, layout, 0.0, 1.0, (Ring(BITS, sum(map(_size, shapes.values()))),))
+    return Terms(about, hashlib.sha256(layout.encode()).hexdigest(), 0.0, 1.0, (Ring(BITS, size),))
 
 
-def _founded(data: Federated, experiment: Experiment) -> dict[str, SecureSite]:
+def _founded(sites: Sequence[SiteId], experiment: Experiment) -> dict[str, SecureSite]:
     settings = experiment.secure_aggregation
-    identities, authority = {str(site): Identity.fresh() for site in sorted(data.sites)}, Identity.fresh()
+    identities, authority = {str(site): Identity.fresh() for site in sorted(sites)}, Identity.fresh()
     roster = Roster("statistics", 1, tuple(Member(site, own.public) for site, own in identities.items()), (authority.public,), 1)
     signed, least = endorse(roster, [authority]), max(settings.min_cohort, FEWEST_SITES)
     return {
@@ -82,7 +90,7 @@ def _founded(data: Federated, experiment: Experiment) -> dict[str, SecureSite]:
     }
 
 
-def _vectors(data: Federated, site: SiteId, shapes: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
+def _vector(data: Federated, shapes: Mapping[str, tuple[int, ...]], site: SiteId) -> np.ndarray:
     """A site's counts as one vector; zeros where it holds nothing, which nobody can tell from counts under the masks."""
     own = counted(data.site(site).train, len(data.dataset.classes))
     own = {**own, "sites": np.array([1])} if own else {}
@@ -91,7 +99,7 @@ def _vectors(data: Federated, site: SiteId, shapes: Mapping[str, tuple[int, ...]
         raise DataError(
             f"site {site} holds too many pixels for {len(data.sites)} such sites' sum to stay within {BITS} bits: take fewer images"
         )
-    return [vector]
+    return vector
 
 
 def _taken_apart(total: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sums, int]:

@@ -17,6 +17,7 @@ from fedvision.algorithms import AT_HOME
 from fedvision.augment import changes
 from fedvision.data.federation import Federated
 from fedvision.data.site import Examples
+from fedvision.evaluation import predicted
 from fedvision.experiment import Experiment
 from fedvision.models import build
 from fedvision.seeds import seed_torch
@@ -42,7 +43,8 @@ def illustrate(experiment: Experiment, folder: RunFolder, data: Federated) -> No
     place.mkdir(exist_ok=True)
     about = {}
     for name, (said, rows) in kinds.items():
-        write_atomically(place / f"{name}.png", sheet(rows, task.legend()))
+        named = name == "augmentations" and getattr(task, "geometry", "") == "boxes"  # whose names stand beside them
+        write_atomically(place / f"{name}.png", sheet(rows, {} if named else task.legend()))
         about[name] = said
     write_atomically(place / "about.json", json.dumps(about).encode())
 
@@ -71,9 +73,9 @@ def _predictions(
     with torch.inference_mode():
         for start in range(0, len(at), _AT_ONCE):
             batch = examples.batch(at[start : start + _AT_ONCE])
-            losses += task.loss(model(batch.inputs), batch.targets).tolist()
+            losses += task.loss(predicted(model, task, batch.inputs), batch.targets).tolist()
     order = at[np.argsort(losses, kind="stable")]
-    sorted_losses = np.sort(losses)
+    sorted_losses, measure = np.sort(losses), getattr(task, "sorted_by", "loss")
     n = experiment.tracking.pictures
     even = np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).astype(int))
     worst = np.arange(len(order))[::-1][:n]
@@ -81,14 +83,15 @@ def _predictions(
 
     def rows(which: np.ndarray) -> list[Row]:
         with torch.inference_mode():
-            outputs = model(examples.batch(order[which]).inputs)
+            outputs = predicted(model, task, examples.batch(order[which]).inputs)
         return [
-            _row(data, task, examples, int(order[i]), out, f"loss {sorted_losses[i]:.3g}") for i, out in zip(which, outputs, strict=True)
+            _row(data, task, examples, int(order[i]), out, f"{measure} {sorted_losses[i]:.3g}")
+            for i, out in zip(which, outputs, strict=True)
         ]
 
     return {
-        "predictions": (f"From the smallest loss to the largest, of {len(at)} images of {where}.", rows(even)),
-        "failures": (f"The largest losses first, of {len(at)} images of {where}.", rows(worst)),
+        "predictions": (f"From the smallest {measure} to the largest, of {len(at)} images of {where}.", rows(even)),
+        "failures": (f"The largest {measure} first, of {len(at)} images of {where}.", rows(worst)),
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from fedvision.errors import EngineError
 from fedvision.experiment import Engine
+from simulations.ray_bare import start
 
 START_SECONDS = 180.0  # for a worker's process to be there, on a machine that is busy with other things
 _QUIET = {
@@ -105,9 +106,7 @@ def _start(engine: Engine) -> Cluster:
     os.environ.update({name: value for name, value in _ALONE.items() if name not in os.environ})
     folder = tempfile.mkdtemp(prefix="fv-ray-")
     try:
-        ray.init(
-            address="local", num_cpus=engine.workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, _temp_dir=folder
-        )  # fmt: skip
+        start(num_cpus=engine.workers, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, _temp_dir=folder)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         if ray.is_initialized():
             ray.shutdown()

@@ -23,9 +23,9 @@ from fedvision.errors import EngineError, FedvisionError
 from fedvision.experiment import has_site_state
 from fedvision.tracking.environment import differences, environment
 from fedvision.types import SiteId
-from simulations.engines import Setting
 from simulations.ray_cluster import START_SECONDS, Cluster, in_a_line
 from simulations.ray_worker import Job, Ready, crash_file
+from simulations.setting import Setting
 
 DEATHS = (RayActorError, WorkerCrashedError, ObjectLostError, OutOfMemoryError, NodeDiedError, TaskUnschedulableError)
 _LOOK_SECONDS = 2.0  # between two looks at whether a worker is late in coming up

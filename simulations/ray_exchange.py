@@ -23,11 +23,11 @@ from torch import Tensor
 from fedvision.data.federation import Federated
 from fedvision.errors import RunFolderError
 from fedvision.types import Added, EvaluateRequest, Exchange, Lost, Request, SecureRequest, SiteId, State, Subtotal, TrainRequest
-from simulations.engines import Setting, added_at_once
 from simulations.ray_cluster import joined
 from simulations.ray_crew import DEATHS, Crew, Hand, death, plain
 from simulations.ray_trouble import Trouble, Troublemakers
 from simulations.ray_worker import CRASHES, PROBE, Asked, Job, shared_part, states_of, with_states
+from simulations.setting import Setting, added_at_once
 
 log = logging.getLogger("fedvision.ray")
 T = TypeVar("T")

@@ -88,7 +88,7 @@ class Worker:
         import ray
 
         from clients.workbench import Workbench
-        from simulations.engines import added_at_once
+        from simulations.setting import added_at_once
 
         self._data = data = _open(job)
         self._bench = bench = Workbench.set_up(job.experiment, data.shape, data.classes, len(data.sites), job.states)

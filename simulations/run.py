@@ -27,10 +27,11 @@ from privacy.attacks.audit import audited
 from server.journal import Listener
 from server.run import Assignment, federate, room_needed
 from simulations.conditions import Troubled, check_names
-from simulations.engines import ENGINES, Engine, Setting
+from simulations.engines import ENGINES, Engine
 from simulations.ledgers import found_ledgers
 from simulations.masked import founded
 from simulations.pictures import illustrate
+from simulations.setting import Setting
 
 ARTEFACTS = ("config.yaml", "summary.json", "rounds.jsonl", "environment.json", "model.safetensors", "report.html", "audit.json")
 FREE_TO_CHANGE = ("engine.", "tracking.", "name")  # what a resumed run may do otherwise: none of it changes a byte
@@ -46,8 +47,8 @@ def simulate(
         for note in notes_of(experiment, data):
             display.message(f"note: {note}")
         states = folder.path / "sites"
-        roster = founded(states, experiment, data.sites) if experiment.secure_aggregation.enabled else None
-        ledgers = found_ledgers(folder, states, experiment, data.sites)
+        roster = founded(states, experiment, data.sites, display.message) if experiment.secure_aggregation.enabled else None
+        ledgers = found_ledgers(folder, states, experiment, data.sites, display.message)
         coordinator = None if ledgers is None else ledgers.coordinator
         job = Assignment(
             experiment,
@@ -74,7 +75,7 @@ def simulate(
             display.message(f"finished rounds are kept in {folder.path}; go on with: fedvision simulate --resume {folder.path}")
             raise
         if ledgers is not None:
-            summary["privacy"]["ledger_head"] = head = ledgers.close()
+            summary["privacy"]["ledger_head"] = head = ledgers.close(display.message)
             forget(folder.run)
             folder.write_summary(summary)
             display.message(f"ledger: head {head}; note it elsewhere, and check the run with: fedvision privacy verify {folder.path}")

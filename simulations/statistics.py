@@ -20,19 +20,30 @@ def statistics(
     config: Config,
     settings: Settings = [],  # noqa: B006  (typer copies it)
     floor: Annotated[int, typer.Option(min=1, help="Fewest images behind a count that is told.")] = 10,
+    noise: Annotated[
+        float, typer.Option(min=0.01, help="σ of the noise where the config is private; what it costs is printed and written.")
+    ] = 8.0,
     out: Annotated[Path | None, typer.Option(help="The figures, YAML, for data.statistics; default: NAME-statistics.yaml here.")] = None,
     picture: Annotated[Path | None, typer.Option(help="The picture, PNG; default: beside the figures.")] = None,
+    spent: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the ledgers where the config is private; default: beside the figures.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Last line of stdout: the figures, and where they were written.")] = False,
 ) -> None:
-    """Mean, spread and histograms of the sites' training images, summed over the sites: masked where the run is."""
+    """Mean, spread and histograms of the sites' training images, summed over the sites: masked, noised and charged as the run is."""
     from fedvision.data.statistics import federated_statistics, written
     from fedvision.experiment import load
     from fedvision.tracking.folder import write_atomically
     from simulations.masked_statistics import masked_over
+    from simulations.private_statistics import private_statistics
 
     experiment = load(config, settings)
-    found = federated_statistics(experiment, floor, masked_over)
     figures = out or Path(f"{experiment.name}-statistics.yaml")
+    if experiment.privacy is None:
+        found = federated_statistics(experiment, floor, masked_over)
+    else:
+        found = private_statistics(experiment, noise, spent or figures.with_name(f"{figures.stem}-spent"), say_on_stderr)
     drawn = picture or figures.with_suffix(".png")
     write_atomically(figures, written(found).encode())
     draw(found).savefig(drawn, dpi=110)
@@ -41,16 +52,31 @@ def statistics(
         sys.stdout.write(json.dumps({**asdict(found), "out": str(figures), "picture": str(drawn)}) + "\n")
 
 
+def say_on_stderr(text: str) -> None:
+    """A word to the user."""
+    typer.echo(text, err=True)
+
+
 statistics.example = "Example: fedvision statistics configs/quickstart.yaml --out stats.yaml"  # type: ignore[attr-defined]
 
 
 def _say(found: "Statistics", figures: Path, drawn: Path) -> None:
     from rich.console import Console
 
+    from fedvision.types import Guarantee
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    of = found.released
+    what, about = ("training images", "") if of is None else (f"{of.unit}s", "about ")
     console.print(
-        f"[bold]{found.dataset}[/]: {found.images:,} training images at {found.sites:,} sites{', under masks' if found.masked else ''}"
+        f"[bold]{found.dataset}[/]: {about}{found.images:,} {what} at {found.sites:,} sites{', under masks' if found.masked else ''}"
     )
+    if of is not None:
+        console.print(
+            f"privacy: {Guarantee(of.epsilon, of.delta, of.unit, of.relation, of.accountant)}, charged at each site; noise multiplier "
+            f"{of.noise_multiplier:g}, a standard deviation of {of.spread:.1f} on the number of {of.unit}s; a run whose data.statistics these are "
+            "says what both come to"
+        )
     for channel, (mean, std) in enumerate(zip(found.mean, found.std, strict=True)):
         console.print(f"channel {channel}: mean {mean:.4f}, std {std:.4f}")
     for name, count in found.labels.items():

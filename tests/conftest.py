@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from flower_runs import FlowerRuns
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,3 +17,10 @@ def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         del os.environ["FEDVISION_STATE"]
     else:
         os.environ["FEDVISION_STATE"] = before
+
+
+@pytest.fixture(scope="session")
+def on_flower() -> Iterator[FlowerRuns]:
+    """Flower's runtime, started once."""
+    with FlowerRuns() as runs:
+        yield runs

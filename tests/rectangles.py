@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 
 from fedvision.data.dataset import Dataset
+from fedvision.detection.packing import packed
 from fedvision.detection.padding import padded
 from fedvision.experiment import Experiment, from_values
 
 
-def rectangles(n: int = 24, height: int = 64, width: int = 64) -> Dataset:
-    """Grey images with a red rectangle of class 0 or a blue one of class 1; every sixth image holds none, every fifth one of each."""
+def rectangles(n: int = 24, height: int = 64, width: int = 64, masks: bool = False) -> Dataset:
+    """Grey images with a red rectangle of class 0 or a blue one of class 1; every sixth image holds none, every fifth one of each.
+
+    masks: whether each one's pixels are there too, for task = instances.
+    """
     chance = np.random.default_rng(0)
     images = np.full((n, 3, height, width), 120, np.uint8) + chance.integers(0, 20, (n, 3, height, width), np.uint8)
     rows: list[np.ndarray] = []
@@ -24,6 +28,10 @@ def rectangles(n: int = 24, height: int = 64, width: int = 64) -> Dataset:
             images[number, :, top : top + h, left : left + w] = np.array([[250, 10, 10], [10, 10, 250]][kind])[:, None, None]
             boxes.append([kind, left, top, left + w, top + h])
         rows.append(np.array(boxes, float).reshape(-1, 5))
+        if masks:
+            y, x = np.mgrid[:height, :width]
+            inside = [(x >= x1) & (y >= y1) & (x < x2) & (y < y2) for _, x1, y1, x2, y2 in boxes]
+            rows[-1] = np.concatenate([rows[-1], packed(np.array(inside, bool).reshape(-1, height, width))], 1)
     labels = np.array([number % 2 for number in range(n)])
     half = (0.5,) * 3
     columns = {"ward": np.array([f"ward-{number * 4 // n}" for number in range(n)])}

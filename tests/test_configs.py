@@ -9,7 +9,7 @@ import pytest
 from fedvision.complete import complete
 from fedvision.data.sources import SOURCES, TOGETHER, is_fetched
 from fedvision.experiment import Experiment, load
-from fedvision.holdings import BoxFolder, ImageFolder, MaskFolder
+from fedvision.holdings import BoxFolder, Composites, ImageFolder, MaskFolder
 from simulations.run import simulate
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,8 @@ def shortened(path: Path) -> list[str]:
     settings = ["federation.rounds=2", "training.epochs=null", "training.steps=1", "tracking.mlflow=null", "tracking.report=false"]
     if federation.cohort is not None and not experiment.secure_aggregation.enabled:  # whose thresholds belong to its cohort
         settings += [f"federation.cohort={max(4, federation.min_replies)}"]
+    if isinstance(experiment.data, Composites):
+        settings += ["data.scenes=40"]
     if experiment.training.warmup >= 2:  # rounds, which there are not
         settings += ["training.warmup=1"]
     return [*settings, "evaluation.every=2"]

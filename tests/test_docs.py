@@ -32,7 +32,13 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, f"{done.stdout[-500:]}\n{done.stderr[-2000:]}"
-    for made in ("runs/first/report.html", "runs/pooled/summary.json", "runs/alone/summary.json", "quickstart-data.png"):
+    for made in (
+        "runs/first/report.html",
+        "runs/pooled/summary.json",
+        "runs/alone/summary.json",
+        "quickstart-data.png",
+        "runs/private/privacy.html",
+    ):
         assert (tmp_path / made).stat().st_size > 1000, made
 
 

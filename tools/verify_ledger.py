@@ -1,7 +1,4 @@
-"""An independent verifier of the ledgers of a private run, written from docs/ledger.md; it shares no code with what wrote them.
-
-    python tools/verify_ledger.py RUN ROSTER [HEAD]      exit 0: sound; exit 1: not, and the file, the line and the reason
-It needs cryptography, numpy, dp-accounting and opacus."""
+"""An independent verifier of a run's ledgers, from docs/ledger.md alone: python tools/verify_ledger.py RUN ROSTER [HEAD]; exit 0, or 1 and why."""
 
 import hashlib
 import json
@@ -11,13 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
-import dp_accounting
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, pld, rdp
 from dp_accounting import NeighboringRelation as Relation
-from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant
 
 SHAPE = re.compile(rb'\{"body":(\{.*\}),"sig":"([0-9a-f]{128})"\}\n', re.DOTALL)
@@ -25,7 +20,10 @@ NUMBERS = ["noise_multiplier", "sampling_rate", "steps", "relation"]
 EVENT = [*NUMBERS, "mechanism", "clip", "divisor", "sampler", "unit", "delta"]
 AGREED = [*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "whole_plan", "orders", "config"]
 RELATIONS = {"add_remove": Relation.ADD_OR_REMOVE_ONE, "replace_one": Relation.REPLACE_ONE, "zero_out": Relation.REPLACE_SPECIAL}
-ZEROS = "0" * 64
+INTEGERS, FLOATS = "version seq round attempt steps rounds new charge sites_per_unit", "noise_multiplier clip sampling_rate delta epsilon"
+OTHERS = {bool: "once_a_round repeatable whole_plan", str: "request model mechanism sampler unit relation", list: "orders rdp heads sites"}
+KINDS = {name: kind for kind, names in {int: INTEGERS, float: FLOATS, **OTHERS}.items() for name in names.split()}
+ZEROS, SAMPLER = "0" * 64, ["poisson", "all"]
 
 
 class Fault(SystemExit):
@@ -46,34 +44,35 @@ def canonical(value):
 
 
 def composed(account, sigma, rate, steps):
-    noisy = dp_accounting.GaussianDpEvent(sigma)
-    return account.compose(noisy if rate == 1 else dp_accounting.PoissonSampledDpEvent(rate, noisy), steps)
+    return account.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(sigma)) if rate < 1 else GaussianDpEvent(sigma), steps)
 
 
 @lru_cache(None)
 def rho(sigma, rate, steps, relation, orders):  # section 5.1
-    twice = relation == "replace_one" and rate < 1
-    sigma = sigma / 2 if relation == "replace_one" and not twice else sigma
-    found = np.array(composed(RdpAccountant([2 * a if twice else a for a in orders]), sigma, rate, steps).rdp)
+    need(0.01 <= sigma <= 1e9 and 0 < rate <= 1 <= steps <= 1e9 and all(type(a) is float and a > 1 for a in orders), "no event")
+    twice, halved = relation == "replace_one" and rate < 1, relation == "replace_one" and rate == 1
+    found = np.array(composed(rdp.RdpAccountant([2 * a if twice else a for a in orders]), sigma / (1 + halved), rate, steps).rdp)
     return np.where(np.array(orders) >= 2, 3 * found, np.inf) if twice else found
 
 
 @lru_cache(None)
 def pld_and_prv(sigma, rate, steps, relation, delta, prv):  # sections 5.3 and 5.4; prv: whether that is asked too
-    rough = composed(RdpAccountant(), max(sigma / 2, 0.01) if relation == "replace_one" else sigma, rate, steps).get_epsilon(delta)
-    pld = composed(PLDAccountant(RELATIONS[relation], 1e-4 * max(1.0, rough / 60)), sigma, rate, steps).get_epsilon(delta)
+    rough = composed(rdp.RdpAccountant(), max(sigma / 2, 0.01) if relation == "replace_one" else sigma, rate, steps).get_epsilon(delta)
+    found = composed(pld.PLDAccountant(RELATIONS[relation], 1e-4 * max(1.0, rough / 60)), sigma, rate, steps).get_epsilon(delta)
     try:
         (other := PRVAccountant()).history = [(sigma, rate, steps)]
-        return pld, max(0.0, other.get_epsilon(delta)) if prv else None
+        return found, max(0.0, other.get_epsilon(delta)) if prv else None
     except (RuntimeError, ValueError):
-        return pld, None
+        return found, None
 
 
 class Plan:  # section 3, and the figures of section 5 that follow from it
     def __init__(self, body, run, key, alone):  # alone: counts of charges whose PLD figure prv was not asked about
-        need([body[n] for n in ("kind", "version", "run", "key")] == ["plan", 1, run, key], "another's plan")
-        self.body, self.numbers, self.rho = body, [body[n] for n in NUMBERS], rho(*(body[n] for n in NUMBERS), tuple(body["orders"]))
-        need(min(body["orders"]) > 1 and np.isfinite(self.rho).all() and body["pld"][-1][0] == body["rounds"], "no plan")
+        self.body, self.numbers = body | {n: body[n] for n in AGREED}, [body[n] for n in NUMBERS]
+        need((body["kind"], body["version"], body["run"], body["key"]) == ("plan", 1, run, key), "another's plan")
+        self.rho, counts = rho(*self.numbers, tuple(body["orders"])), [count for count, _ in body["pld"]]
+        need(counts == sorted({*counts}) and counts[-1] == body["rounds"], "no plan")
+        need(np.isfinite(self.rho).all() and body["sampler"] == SAMPLER[body["sampling_rate"] == 1], "no event")
         need(near(body["epsilon"], self.epsilon(body["rounds"])), "its epsilon is wrong")
         self.alone, self.most = alone, body["rounds"] if body.get("limit") is None else min(body["rounds"], self.held(body["limit"]))
         need(all(self.holds(*row) for row in body["pld"]), "its PLD figures are wrong")
@@ -83,18 +82,18 @@ class Plan:  # section 3, and the figures of section 5 that follow from it
         said = limit.keys() == {"delta", "epsilon", "noise_multiplier", "orders", "relation", "shares"} and limit["relation"] in RELATIONS
         need(said and min(a) > 1 and min(w) > 0 and sum(w) < 1 + 1e-9 and 0 < delta < 1, "it states no limit")
         room = limit["epsilon"] * (1 + 1e-6) - np.log1p(-1 / a) + np.log(w * delta * a) / (a - 1)
-        return max(0, int((room // rho(limit["noise_multiplier"], *self.numbers[1:3], limit["relation"], tuple(a))).max()))
+        return max(0, int((room // rho(limit["noise_multiplier"], *self.numbers[1:3], limit["relation"], (*limit["orders"],))).max()))
 
     def epsilon(self, count):
         a, delta = np.array(self.body["orders"]), self.body["delta"]
         return max(0.0, float((count * self.rho + np.log1p(-1 / a) - np.log(delta * a) / (a - 1)).min())) if count else 0.0
 
     def holds(self, count, figure):  # a PLD figure, by its own accountant and by the others
-        (sigma, rate, steps, relation), rdp = self.numbers, self.epsilon(count)
-        numbers = sigma, rate, steps * count, relation, self.body["delta"], relation == "add_remove" and rdp <= 20
-        pld, prv = pld_and_prv(*numbers) if count else (0.0, 0.0)
+        (sigma, rate, steps, relation), above = self.numbers, self.epsilon(count)
+        numbers = sigma, rate, steps * count, relation, self.body["delta"], relation == "add_remove" and above <= 20
+        found, prv = pld_and_prv(*numbers) if count else (0.0, 0.0)
         self.alone |= {count} if prv is None else set()
-        return near(figure, pld) and pld <= 1.001 * rdp + 1e-3 and (prv is None or pld - 1e-3 <= prv <= pld + 0.021)
+        return near(figure, found) and found <= 1.001 * above + 1e-3 and (prv is None or found - 1e-3 <= prv <= found + 0.021)
 
 
 class Run:  # a folder's chains, entry by entry: sections 6 to 8
@@ -111,6 +110,7 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
                 key.verify(bytes.fromhex(found[2].decode()), b"fedvision ledger 1\n" + found[1])
                 body = json.loads(found[1])
                 need(canonical(body) == found[1] and (body["seq"], body["prev"], self.ended) == (number, prev, False), "out of place")
+                need(all(type(v) is KINDS.get(n, type(v)) or (v is None and body["kind"] == "charge") for n, v in body.items()), "kinds")
                 self.own.append(prev := hashlib.sha256(line[:-1]).hexdigest())
                 take(number, prev, body)
             except (Fault, InvalidSignature, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
@@ -132,7 +132,7 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
         elif kind == "request":
             need(where not in self.sent and body["witness"] == self.last, "sent twice, or with another witness")
             need(("sites" in body) != self.plan.body["whole_plan"] and set(body.get("sites", [])) <= self.sites, "sent to whom?")
-            self.sent[where] = body
+            self.sent[body["round"], body["attempt"]] = body | {n: body[n] for n in ("request", "model")}
         else:
             names, asked = [row[0] for row in body["heads"]], set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
             need(kind in ("joined", "receipts", "end") and names == sorted(set(names)) and set(names) <= asked, "of whom?")
@@ -169,17 +169,17 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
         need(self.name in asked.get("sites", []) and body["run"] == self.roster["run"], "the coordinator never asked for it")
         need(all(body[n] == asked[n] for n in ("request", "model", "witness")), "the two sides do not agree")
         new = plan.body["rounds"] if whole else int(not (once and where[0] in self.paid))
-        self.spent += new
+        self.spent, self.charges[number] = self.spent + new, where
         self.paid.add(where[0])
         need((body["new"], body["rounds"]) == (new, self.spent) and self.spent <= self.most, "over the budget, or miscounted")
         figures, wanted = [*body["rdp"], body["epsilon"]], [*self.spent * plan.rho, plan.epsilon(self.spent)]
         need(len(figures) == len(wanted) and all(map(near, figures, wanted)), "its figures do not follow from its events")
-        self.charges[number] = where
 
     def verify(self, head=None):
         self.walk("ledger.jsonl", self.roster["coordinator"], self.coordinator)
         files = {name: f"sites/{quote(name, safe='')}/ledger.jsonl" for name in sorted(self.sites)}
-        need({str(p.relative_to(self.folder)) for p in self.folder.glob("sites/*/ledger.jsonl")} <= {*files.values()}, "sites: a stranger")
+        strangers = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*ledger*.jsonl")} - {"ledger.jsonl", *files.values()}
+        need(not strangers, f"{min(strangers, default='')}: a ledger of nobody")
         for self.name, file in files.items():
             self.charges, self.settled, self.paid, self.spent = {}, set(), set(), 0
             self.walk(file, self.roster["sites"][self.name], self.site)

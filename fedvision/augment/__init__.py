@@ -86,7 +86,7 @@ def changes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str
 
 
 def _changes_of_boxes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...], key: str) -> Changes:
-    """As `changes`, where targets are boxes [B,M,5]; a mosaic, if there is one, comes first."""
+    """As `changes`, where targets are boxes [B,M,5], or with masks [B,M,5 + P]; a mosaic, if there is one, comes first."""
     import torch
     from torchvision.transforms import v2
 
@@ -99,7 +99,7 @@ def _changes_of_boxes(specs: Sequence[Mapping[str, Any]], shape: tuple[int, ...]
             mosaic, specs = Mosaic(**options), specs[1:]
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{key}[0]: Mosaic cannot be made of {options}: {error}") from None
-    change = v2.Compose([_made(spec, f"{key}[{number}]") for number, spec in enumerate(specs)]) if specs else None
+    change = v2.Compose([_made(spec, f"{key}[{number}]", "boxes") for number, spec in enumerate(specs)]) if specs else None
 
     def together(images: "Tensor", targets: "Tensor") -> "tuple[Tensor, Tensor]":
         if mosaic is not None:
@@ -153,19 +153,19 @@ def _made(spec: Mapping[str, Any], key: str, geometry: str = "") -> Any:
         options["transforms"] = [
             _made(inner, f"{key}.transforms[{number}]", geometry) for number, inner in enumerate(options["transforms"])
         ]
-    if geometry == "masks" and "fill" in inspect.signature(kind).parameters:
-        options["fill"] = _fills(options.get("fill", 0))
+    if geometry and "fill" in inspect.signature(kind).parameters:
+        options["fill"] = _fills(options.get("fill", 0), UNKNOWN if geometry == "masks" else 0)
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {name} cannot be made of {options}: {error}") from None
 
 
-def _fills(given: Any) -> dict[Any, Any]:
-    """What comes in from outside: `given` in the image, and in the mask what is not known."""
+def _fills(given: Any, outside: int) -> dict[Any, Any]:
+    """What comes in from outside: `given` in the image, and in the mask `outside`: what is not known, or, of an object's own, nothing."""
     from torchvision import tv_tensors
 
-    return {tv_tensors.Image: given, tv_tensors.Mask: UNKNOWN}
+    return {tv_tensors.Image: given, tv_tensors.Mask: outside}
 
 
 def _check(change: Pipeline, shape: tuple[int, ...], key: str) -> None:

@@ -1,4 +1,4 @@
-"""Boxes that move with their images: through torchvision's v2 transforms, and into a mosaic of four images."""
+"""Boxes, and objects' masks, that move with their images: through torchvision's v2 transforms, and into a mosaic of four images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,22 +7,43 @@ import torch
 from torch import Tensor
 
 from fedvision.detection.boxes import NONE, areas
+from fedvision.detection.masks import around, drawn_out, has_masks, laid_in
+from fedvision.detection.packing import BOX
 
 SEEN = 0.3  # share of a box that must stay in the image for its object still to be looked for; with less it is to be ignored
 LEAST = 2.0  # pixels, of a side; what is thinner is gone
 
 
 def moved(change: Callable[..., Any], images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each image [B,C,H,W] and its boxes [B,M,5] through `change`, drawn anew for each; boxes are cut off at the new image's edge."""
+    """Each image [B,C,H,W] and its boxes [B,M,5] (with their masks: [B,M,5 + P]) through `change`, drawn anew for each; boxes are cut off
+    at the new image's edge, and drawn anew around a mask."""
     from torchvision import tv_tensors
 
-    pairs = []
-    for image, rows in zip(images, targets, strict=True):
-        boxes = tv_tensors.BoundingBoxes(rows[:, 1:], format="XYXY", canvas_size=tuple(image.shape[-2:]), clamping_mode=None)  # type: ignore[call-overload]
-        pairs.append(change(tv_tensors.Image(image), boxes))
-    pictures = torch.stack([image.as_subclass(Tensor) for image, _ in pairs])
-    corners = torch.stack([boxes.as_subclass(Tensor) for _, boxes in pairs])
-    return pictures, cut_off(torch.cat([targets[..., :1], corners], -1), pictures.shape[-2:])
+    pictures, rows = [], []
+    for image, its in zip(images, targets, strict=True):
+        size = tuple(image.shape[-2:])
+        parts = [tv_tensors.BoundingBoxes(its[:, 1:BOX], format="XYXY", canvas_size=size, clamping_mode=None)]  # type: ignore[call-overload]
+        if has_masks(its):
+            parts.append(tv_tensors.Mask(drawn_out(its[:, BOX:], *size)))
+        picture, corners, *masks = change(tv_tensors.Image(image), *parts)
+        pictures.append(picture.as_subclass(Tensor))
+        shown = pictures[-1].shape[-2:]
+        boxes = cut_off(torch.cat([its[:, :1], corners.as_subclass(Tensor)], 1), shown)
+        rows.append(around_masks(boxes, masks[0].as_subclass(Tensor)) if masks else boxes)
+    return torch.stack(pictures), torch.stack(rows)
+
+
+def around_masks(boxes: Tensor, masks: Tensor) -> Tensor:
+    """Boxes [...,M,5] and masks bool [...,M,H,W] as rows [...,M,5 + P]: each box as its mask shows it, which after a turn is less than the
+    box around the turned box; nothing is left of what shows no pixel, unless it is to be ignored."""
+    kinds = boxes[..., 0]
+    masks = masks & (kinds != NONE)[..., None, None]
+    shown = around(masks)
+    gone = ((shown[..., 2:] - shown[..., :2]) < LEAST).any(-1) & (kinds >= 0)
+    kinds = torch.where(gone, NONE, kinds)
+    corners = torch.where((kinds >= 0)[..., None], shown, boxes[..., 1:])
+    corners = torch.where((kinds == NONE)[..., None], 0.0, corners)
+    return torch.cat([kinds[..., None], corners, laid_in(masks & (kinds != NONE)[..., None, None])], -1)
 
 
 def cut_off(targets: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -49,10 +70,10 @@ class Mosaic:
         self.p = p
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """images [B,C,H,W], targets [B,M,5] -> the same number of images, targets [B,4M,5]."""
+        """images [B,C,H,W], targets [B,M,5] (with masks: [B,M,5 + P]) -> the same number of images, targets [B,4M,5] (or [B,4M,5 + P])."""
         n, m = len(images), targets.shape[1]
         pictures = images.clone()
-        boxes = torch.zeros(n, 4 * m, 5)
+        boxes = torch.zeros(n, 4 * m, targets.shape[2])
         boxes[..., 0] = NONE
         boxes[:, :m] = targets
         for i in torch.nonzero(torch.rand(n) < self.p).flatten().tolist():
@@ -69,8 +90,14 @@ class Mosaic:
             images, targets, ((0, y), (0, y), (y, h), (y, h)), ((0, x), (x, w), (0, x), (x, w)), strict=True
         ):
             down, across = (int(torch.randint(0, n - (b - a) + 1, ())) for n, a, b in ((h, top, bottom), (w, left, right)))
-            result[:, top:bottom, left:right] = image[:, down : down + bottom - top, across : across + right - left]
-            its = torch.cat([boxes[:, :1], boxes[:, 1:] - torch.tensor([across, down, across, down])], -1)
+            of, to = (slice(down, down + bottom - top), slice(across, across + right - left)), (slice(top, bottom), slice(left, right))
+            result[:, *to] = image[:, *of]
+            its = torch.cat([boxes[:, :1], boxes[:, 1:BOX] - torch.tensor([across, down, across, down])], -1)
             its = cut_off(its, (bottom - top, right - left))
-            rows.append(torch.cat([its[:, :1], its[:, 1:] + torch.tensor([left, top, left, top])], -1))
+            its = torch.cat([its[:, :1], its[:, 1:] + torch.tensor([left, top, left, top])], -1)
+            if has_masks(boxes):
+                masks = torch.zeros(len(boxes), h, w, dtype=torch.bool)
+                masks[:, *to] = drawn_out(boxes[:, BOX:], h, w)[:, *of]
+                its = around_masks(its, masks)
+            rows.append(its)
         return result, torch.cat(rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedvision.brought import make
-from fedvision.data.boxed import check_boxes
+from fedvision.data.boxed import check_boxes, rescaled
 from fedvision.data.dataset import Dataset, in_natural_order, normalisation
 from fedvision.data.masks import check_masks, main_class
 from fedvision.data.resize import resized, resized_masks
@@ -54,8 +54,7 @@ def _resized(made: Dataset, side: int) -> np.ndarray | None:
         return None
     if made.has_masks:
         return resized_masks(made.targets, side)
-    height, width = made.images.shape[2:]
-    return made.targets * np.array([1, *[side / width, side / height] * 2], np.float32) if made.has_boxes else made.targets
+    return rescaled(made.targets, made.images.shape[2:], side) if made.has_boxes else made.targets
 
 
 def check(dataset: Dataset, whose: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that name images and the boxes in them: COCO's JSON and Pascal VOC's XML, read and written.
+"""Files that name images and the boxes in them: COCO's JSON, also with objects' masks, and Pascal VOC's XML, read and written.
 
 Inside, a box is a row (class, x1, y1, x2, y2) in pixels of the image as it is on disk, from its upper left corner; a region to be ignored
 (COCO's crowd, VOC's difficult) of class k has −2 − k for a class.
@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from fedvision.data.outlines import Shape, shape_of
 from fedvision.errors import DataError
 
 OUTSIDE = 1.0  # pixels by which a box may leave its image and is cut off: rounding.  More is a mistake
@@ -45,7 +46,7 @@ class Problems:
 class Annotated:
     """Images by name, their sizes (width, height) in pixels, and their boxes float64 [m,5], in the same order.
 
-    columns: what else is said of each image.
+    columns: what else is said of each image.  shapes: of each image's boxes what belongs to the object; [] where that is not read.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +54,7 @@ class Annotated:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
+    shapes: list[list[Shape]] = field(default_factory=list)
     problems: Problems = field(default_factory=lambda: Problems(stop=True))
 
 
@@ -101,65 +103,103 @@ def _rows(rows: list[list[float]]) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------- COCO
 
 
-def read_coco(path: Path, wanted: Sequence[str] | None, stop: bool) -> Annotated:
-    """The images and boxes of a COCO JSON.  wanted: classes in their order, null = the file's, by their ids.
+def read_coco(path: Path, wanted: Sequence[str] | None, stop: bool, *, masks: bool = False) -> Annotated:
+    """The images and boxes of a COCO JSON.  wanted: classes in their order, null = the file's, by their ids.  masks: whether what belongs to
+    each object is read too.
 
     A field of an image that is plain text or a number, other than COCO's own, is a column (site, subject).
     DataError for what is no such file; a box that cannot be used is a problem.
     """
     try:
         content = json.loads(_text(path, "data.annotations"))
-        images, marks, kinds = (content[key] for key in ("images", "annotations", "categories"))
-        kinds = {int(kind["id"]): str(kind["name"]) for kind in sorted(kinds, key=lambda kind: kind["id"])}
-        by_id = {image["id"]: image for image in images}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        images, marks, kinds = (list(content[key]) for key in ("images", "annotations", "categories"))
+        kinds = sorted(((int(kind["id"]), str(kind["name"])) for kind in kinds), key=lambda kind: kind[0])
+        ids = [image["id"] for image in images]
+        for what, values in (("category id", [k for k, _ in kinds]), ("class", [name for _, name in kinds]), ("image id", ids)):
+            _only_once(path, what, values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise DataError(f"data.annotations = {path} is no COCO file: {type(error).__name__}: {error}") from None
-    result = Annotated(tuple(wanted or kinds.values()), problems=Problems(stop))
-    known = {number: result.classes.index(name) for number, name in kinds.items() if name in result.classes}
-    found: dict[Any, list[list[float]]] = {number: [] for number in by_id}
+    result = Annotated(tuple(wanted or (name for _, name in kinds)), problems=Problems(stop))
+    for image in images:
+        _take_image(image, result, path)
+    _only_once(path, "image", result.names)
+    reader = _Marks(dict(kinds), {number: place for place, number in enumerate(ids)}, result, masks)
     for mark in marks:
-        _take_mark(mark, by_id, kinds, known, found, result)
-    for number, image in by_id.items():
-        _take_image(image, _rows(found[number]), result, path)
-    _same_columns(result, [by_id[number] for number in by_id])
+        reader.take(mark)
+    result.boxes = [_rows(rows) for rows in reader.rows]
+    result.shapes = reader.shapes if masks else []
+    _same_columns(result, images)
     return result
 
 
-def _take_mark(
-    mark: Any, images: dict[Any, Any], kinds: dict[int, str], known: dict[int, int], found: dict[Any, list[list[float]]], result: Annotated
-) -> None:
-    try:
-        where, image, kind = f"box {mark.get('id', '?')}", images.get(mark["image_id"]), mark["category_id"]
-        x, y, w, h = (float(v) for v in mark["bbox"])
-        crowd = bool(mark.get("iscrowd", 0))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        result.problems.met("no box", f"an annotation is no box: {type(error).__name__}: {error}: {str(mark)[:120]}")
-        return
-    if image is None:
-        result.problems.met("of an unknown image", f"{where} is of the image {mark['image_id']!r}, which is not in the file")
-    elif kind not in kinds:
-        result.problems.met(
-            "of an unknown class", f"{where} of {image.get('file_name')} has the class {kind!r}, and there are {sorted(kinds)}"
-        )
-    elif kind in known:  # another class than those that are wanted is no mistake
-        size = (int(image.get("width", 0)), int(image.get("height", 0)))
-        corners = usable([x, y, x + w, y + h], size, f"{where} of {image.get('file_name')}", result.problems)
-        if corners is not None:
-            found[mark["image_id"]].append([-2.0 - known[kind] if crowd else known[kind], *corners])
+def _only_once(path: Path, what: str, values: Sequence[Any]) -> None:
+    twice = [value for value, n in Counter(values).items() if n > 1]
+    if twice:
+        raise DataError(f"data.annotations = {path} has the {what} {twice[0]!r} twice, and each counts once")
 
 
-def _take_image(image: Any, boxes: np.ndarray, result: Annotated, path: Path) -> None:
-    name = image.get("file_name")
+@dataclass
+class _Marks:
+    """Annotations as they are read: rows and shapes of each image.  kinds: names by id; places: of images by id."""
+
+    kinds: dict[int, str]
+    places: dict[Any, int]
+    result: Annotated
+    masks: bool
+    seen: set[Any] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rows: list[list[list[float]]] = [[] for _ in self.places]
+        self.shapes: list[list[Shape]] = [[] for _ in self.places]
+        self.known = {number: self.result.classes.index(name) for number, name in self.kinds.items() if name in self.result.classes}
+
+    def take(self, mark: Any) -> None:
+        """One annotation; a problem where it cannot be used."""
+        problems = self.result.problems
+        try:
+            own, image, kind = mark.get("id"), self.places.get(mark["image_id"]), mark["category_id"]
+            x, y, w, h = (float(v) for v in mark["bbox"])
+            crowd, named, twice = bool(mark.get("iscrowd", 0)), kind in self.kinds, own is not None and own in self.seen
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            problems.met("no box", f"an annotation is no box: {type(error).__name__}: {error}: {str(mark)[:120]}")
+            return
+        where = f"box {'?' if own is None else own}"
+        if image is None:
+            problems.met("of an unknown image", f"{where} is of the image {mark['image_id']!r}, which is not in the file")
+            return
+        where = f"{where} of {self.result.names[image]}"
+        if twice:
+            problems.met("of an id that another box has", f"{where} has the id {own!r}, which another box has too")
+        elif not named:
+            problems.met("of an unknown class", f"{where} has the class {kind!r}, and there are {sorted(self.kinds)}")
+        elif kind in self.known:  # another class than those that are wanted is no mistake
+            self.seen.add(own)
+            corners = usable([x, y, x + w, y + h], self.result.sizes[image], where, problems)
+            shape = self._shape(mark, corners, self.result.sizes[image], where) if self.masks and corners is not None else None
+            if corners is not None and (shape is not None or not self.masks):
+                self.rows[image].append([-2.0 - self.known[kind] if crowd else self.known[kind], *corners])
+                self.shapes[image] += [shape] if shape is not None else []
+
+    def _shape(self, mark: Any, corners: list[float], size: tuple[int, int], where: str) -> Shape | None:
+        """What belongs to the object; None, and a problem, where it is broken or has nothing to do with the box."""
+        try:
+            shape = shape_of(mark.get("segmentation"), size)
+        except ValueError as error:
+            self.result.problems.met("of a broken mask", f"{where} has {error}")
+            return None
+        if not shape.meets(corners):
+            self.result.problems.met("of a mask outside its box", f"{where} has a mask that is empty or lies outside its box")
+            return None
+        return shape
+
+
+def _take_image(image: Any, result: Annotated, path: Path) -> None:
+    name, number = image.get("file_name"), image.get("id")
     size = (image.get("width"), image.get("height"))
-    if not isinstance(name, str) or not all(isinstance(n, int) and n > 0 for n in size):
-        raise DataError(
-            f"{path}: the image {image.get('id')!r} needs file_name, width and height, and has {name!r}, {size[0]!r}, {size[1]!r}"
-        )
-    if name in result.names:
-        raise DataError(f"{path} names the image {name} twice: an image counts once")
+    if not isinstance(name, str) or not all(type(n) is int and n > 0 for n in size):
+        raise DataError(f"{path}: the image {number!r} needs file_name, width and height, and has {name!r}, {size[0]!r}, {size[1]!r}")
     result.names.append(name)
-    result.sizes.append((int(size[0]), int(size[1])))
-    result.boxes.append(boxes)
+    result.sizes.append((size[0], size[1]))
 
 
 _OWN = {"id", "file_name", "width", "height", "license", "flickr_url", "coco_url", "date_captured"}
@@ -176,15 +216,18 @@ def write_coco(path: Path, annotated: Annotated) -> None:
     kinds = [{"id": k + 1, "name": name} for k, name in enumerate(annotated.classes)]
     images: list[dict[str, Any]] = []
     marks: list[dict[str, Any]] = []
-    for number, (name, (width, height), boxes) in enumerate(zip(annotated.names, annotated.sizes, annotated.boxes, strict=True), 1):
-        more = {column: values[number - 1] for column, values in annotated.columns.items()}
-        images.append({"id": number, "file_name": name, "width": width, "height": height, **more})
-        for kind, x1, y1, x2, y2 in boxes.tolist():
+    for place, (name, (width, height), boxes) in enumerate(zip(annotated.names, annotated.sizes, annotated.boxes, strict=True)):
+        more = {column: values[place] for column, values in annotated.columns.items()}
+        images.append({"id": place + 1, "file_name": name, "width": width, "height": height, **more})
+        for row, (kind, x1, y1, x2, y2) in enumerate(boxes.tolist()):
             crowd = kind <= -2
             marks.append({
-                "id": len(marks) + 1, "image_id": number, "category_id": int(-2 - kind if crowd else kind) + 1, "iscrowd": int(crowd),
+                "id": len(marks) + 1, "image_id": place + 1, "category_id": int(-2 - kind if crowd else kind) + 1, "iscrowd": int(crowd),
                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
             })  # fmt: skip
+            if annotated.shapes:
+                shape = annotated.shapes[place][row]
+                marks[-1] |= {"segmentation": shape.written(crowd), "area": float(shape.mask(height, width).sum())}
     path.write_text(json.dumps({"images": images, "annotations": marks, "categories": kinds}), "utf-8")
 
 
@@ -208,12 +251,11 @@ def read_voc(folder: Path, wanted: Sequence[str] | None, stop: bool, *, first: i
         size = tuple(_whole(root, f"size/{side}", file) for side in ("width", "height"))
         if PurePosixPath(name).name != name or not name:
             raise DataError(f"{file}: filename = {name!r} must be the plain name of an image")
-        if name in result.names:
-            raise DataError(f"{file} names the image {name}, which another file named before: an image counts once")
         rows = [_marked(mark, number, name, (size[0], size[1]), first, result) for number, mark in enumerate(root.iter("object"), 1)]
         result.names.append(name)
         result.sizes.append((size[0], size[1]))
         result.boxes.append(_rows([row for row in rows if row is not None]))
+    _only_once(folder, "image", result.names)
     return result
 
 

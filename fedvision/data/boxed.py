@@ -1,6 +1,7 @@
 """Data sets of images with boxes: your own files, and DeepForest's trees."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from fedvision.data.box_files import Annotated, read_coco, read_voc
 from fedvision.data.dataset import Dataset, normalisation
 from fedvision.data.made import made_once
 from fedvision.data.prepared import prepare
+from fedvision.data.resize import resized_masks
+from fedvision.detection.packing import BOX, columns, packed, unpacked
 from fedvision.detection.padding import NONE, padded
 from fedvision.errors import CorruptImage, DataError
 
@@ -24,27 +27,49 @@ def main_class(boxes: Sequence[np.ndarray], classes: int) -> np.ndarray:
     return np.array([np.bincount(kinds, minlength=classes).argmax() for kinds in own], np.int64)
 
 
-def check_boxes(dataset: Dataset, whose: str) -> None:
-    """DataError where the targets are no boxes of the images, or name a class that there is not."""
-    boxes = dataset.targets
-    if boxes is None or boxes.dtype != np.float32 or boxes.ndim != 3 or boxes.shape[2] != 5 or len(boxes) != len(dataset):
+def without_masks(dataset: Dataset) -> Dataset:
+    """The same with the boxes alone, where it has objects' masks too."""
+    masked = dataset.has_boxes and dataset.targets is not None and dataset.targets.shape[2] > BOX
+    return replace(dataset, targets=np.ascontiguousarray(dataset.targets[..., :BOX])) if masked and dataset.targets is not None else dataset
+
+
+def check_boxes(dataset: Dataset, whose: str, *, masks: bool = False) -> None:
+    """DataError where the targets are no boxes of the images (masks: or without masks), or name a class that there is not."""
+    boxes, size = dataset.targets, dataset.images.shape[2:]
+    if boxes is None or boxes.dtype != np.float32 or boxes.ndim != 3 or boxes.shape[2] < BOX or len(boxes) != len(dataset):
         has = "no targets" if boxes is None else f"targets of {boxes.dtype} {list(boxes.shape)}"
         raise DataError(f"{whose} has {has}, and detection needs boxes: float32 [{len(dataset)}, M, 5], a class and x1, y1, x2, y2 a row")
+    if boxes.shape[2] == BOX and masks:
+        raise DataError(f"{whose} has boxes without masks: set data.masks to true where it can have them, or task to detection")
+    if boxes.shape[2] > BOX and boxes.shape[2] != BOX + columns(*size):
+        raise DataError(
+            f"{whose}: rows hold {boxes.shape[2] - BOX} numbers behind their boxes, and the masks of images of {size[1]} × {size[0]} pixels take "
+            f"{columns(*size)}: fedvision.detection.packing.packed makes them"
+        )
     kinds, k = boxes[..., 0], len(dataset.classes)
     own = np.where(kinds <= -2, -2 - kinds, kinds)
     known = (kinds == NONE) | ((own >= 0) & (own < k) & (own == np.floor(own)))
     if not known.all():
         image, row = np.argwhere(~known)[0]
         raise DataError(f"{whose}: box {row} of image {image} has the class {kinds[image, row]:g}, and its {k} classes are 0 to {k - 1}")
-    height, width = dataset.images.shape[2:]
-    x1, y1, x2, y2 = np.moveaxis(boxes[..., 1:], -1, 0)
+    height, width = size
+    x1, y1, x2, y2 = np.moveaxis(boxes[..., 1:BOX], -1, 0)
     good = (x1 >= 0) & (y1 >= 0) & (x2 > x1) & (y2 > y1) & (x2 <= width + 1e-3) & (y2 <= height + 1e-3)
     if not (good | (kinds == NONE)).all():
         image, row = np.argwhere(~(good | (kinds == NONE)))[0]
-        where = boxes[image, row, 1:].tolist()
+        where = boxes[image, row, 1:BOX].tolist()
         raise DataError(
             f"{whose}: box {row} of image {image} is {where}, and its image has {width} × {height} pixels: a box lies inside, x1 < x2"
         )
+
+
+def rescaled(boxes: np.ndarray, size: tuple[int, ...], side: int) -> np.ndarray:
+    """Boxes [N,M,5], or with masks [N,M,5 + P], of images of `size` (height, width) in images of side × side."""
+    moved = boxes[..., :BOX] * np.array([1, *[side / size[1], side / size[0]] * 2], np.float32)
+    if boxes.shape[2] == BOX:
+        return moved
+    masks = [resized_masks(unpacked(rows, *size).astype(np.uint8), side).astype(bool) for rows in boxes[..., BOX:]]
+    return np.concatenate([moved, packed(np.stack(masks))], 2)
 
 
 def box_folder(data: "BoxFolder") -> Dataset:
@@ -52,8 +77,10 @@ def box_folder(data: "BoxFolder") -> Dataset:
     root, path = Path(data.root).expanduser(), Path(data.annotations).expanduser()
     if not root.is_dir():
         raise DataError(f"data.root = {data.root}: there is no such folder")
+    if data.masks and path.is_dir():
+        raise DataError(f"data.masks = true and data.annotations = {data.annotations}: VOC's XML holds no masks; give a COCO JSON")
     stop = data.on_bad_box == "stop"
-    found = read_voc(path, data.classes, stop) if path.is_dir() else read_coco(path, data.classes, stop)
+    found = read_voc(path, data.classes, stop) if path.is_dir() else read_coco(path, data.classes, stop, masks=data.masks)
     if not found.classes:
         raise DataError(f"data.annotations = {data.annotations} names no class")
     there = _there(root, found, data.on_corrupt == "stop")
@@ -61,27 +88,43 @@ def box_folder(data: "BoxFolder") -> Dataset:
         raise DataError(f"none of the {len(found.names)} images that {path} names can be read under {root}")
     ready = prepare(root, [found.names[i] for i in there], data.image_size, data.channels, data.on_corrupt)
     kept = [there[i] for i in ready.kept]
-    boxes = [_scaled(found.boxes[i], found.sizes[i], ready.images.shape[2:]) for i in kept]
+    boxes = [_scaled(found, i, ready.images.shape[2:]) for i in kept]
+    notes = found.problems.notes()
+    if data.masks:
+        boxes, small = _with_masks(boxes, found, kept, ready.images.shape[2:])
+        notes += (f"{small:,} objects without a pixel in images of this size are not looked for",) if small else ()
     columns = {name: np.array(values)[kept] for name, values in found.columns.items()}
     means, stds = normalisation(data.mean, data.std, data.channels, 0.5, 0.5)
     counted = f"{sum(len(b) for b in boxes):,} boxes in {len(boxes):,} images, of which {sum(not len(b) for b in boxes):,} have none"
     return Dataset(
         "box_folder", ready.images, main_class(boxes, len(found.classes)), found.classes, means, stds,
-        subjects=columns.get("subject"), columns=columns, notes=(counted, *found.problems.notes(), *ready.notes()), digest=ready.digest,
+        subjects=columns.get("subject"), columns=columns, notes=(counted, *notes, *ready.notes()), digest=ready.digest,
         targets=padded(boxes), target_names=found.classes,
     )  # fmt: skip
 
 
-def _scaled(boxes: np.ndarray, size: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    """Boxes of an image of `size` (width, height) in the image as it was prepared, of `shape` (height, width)."""
-    return boxes * np.array([1, shape[1] / size[0], shape[0] / size[1], shape[1] / size[0], shape[0] / size[1]])
+def _scaled(found: Annotated, image: int, shape: tuple[int, ...]) -> np.ndarray:
+    """An image's boxes as it was prepared, of `shape` (height, width)."""
+    width, height = found.sizes[image]
+    return found.boxes[image] * np.array([1, *[shape[1] / width, shape[0] / height] * 2])
+
+
+def _with_masks(boxes: Sequence[np.ndarray], found: Annotated, kept: Sequence[int], shape: tuple[int, ...]) -> tuple[list[np.ndarray], int]:
+    """Boxes [m,5] with their masks [m,5 + P] in images of `shape` (height, width); how many show no pixel there, and are to be ignored."""
+    result, small = [], 0
+    for rows, image in zip(boxes, kept, strict=True):
+        masks = np.array([one.mask(shape[0], shape[1]) for one in found.shapes[image]], bool).reshape(-1, shape[0], shape[1])
+        empty = ~masks.any((1, 2)) & (rows[:, 0] >= 0)
+        small += int(empty.sum())
+        kinds = np.where(empty, -2 - rows[:, 0], rows[:, 0])
+        result.append(np.concatenate([kinds[:, None], rows[:, 1:], packed(masks)], 1))
+    return result, small
 
 
 def _there(root: Path, found: Annotated, stop: bool) -> list[int]:
     """Which of the images are files of the size that is said of them; the others are named, or counted."""
     from PIL import Image, UnidentifiedImageError
 
-    found.problems.stop = found.problems.stop and stop
     result = []
     for number, (name, size) in enumerate(zip(found.names, found.sizes, strict=True)):
         path = (root / name).resolve()

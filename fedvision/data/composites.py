@@ -1,4 +1,4 @@
-"""Composites: real cut-outs of photographs pasted on real photographs, so that every box is exact.
+"""Composites: real cut-outs of photographs pasted on real photographs, so that every box, and every mask, is exact.
 
 The cut-outs are those of Tux Paint's stamps that are photographs, with their own alpha; the backgrounds are cut from the photograph of a
 Chinese temple that scikit-learn ships, which shows nothing of the classes.  A site has a mixture of classes and a range of sizes of its own.
@@ -15,6 +15,7 @@ from fedvision.data.boxed import main_class
 from fedvision.data.dataset import Dataset, normalisation
 from fedvision.data.made import made_once
 from fedvision.data.packaged import package_file
+from fedvision.detection.packing import BOX, packed
 from fedvision.detection.padding import padded
 from fedvision.seeds import stream
 
@@ -53,6 +54,7 @@ def composites(data: "Composites") -> Dataset:
         data.cut_outs,
         data.skew,
         data.seed,
+        *(["masks"] if data.masks else []),
     ]
     made = made_once("composites", key, lambda: _scenes(folder, classes, side, data))
     means, stds = normalisation(data.mean, data.std, 3, 0.5, 0.5)
@@ -79,7 +81,7 @@ def _scenes(folder: Path, classes: tuple[str, ...], side: int, data: "Composites
             rng = stream(data.seed, "composites", "site", number, "scene", scene)
             image, rows = _scene(rng, cut_outs, photograph, mixture, (smallest, smallest + 0.22), side)
             images.append(image)
-            boxes.append(rows)
+            boxes.append(rows if data.masks else rows[:, :BOX])
             site.append(f"site-{number:02}")
     return np.stack(images), {"boxes": padded(boxes, MOST), "labels": main_class(boxes, len(classes)), "site": np.array(site)}
 
@@ -114,7 +116,7 @@ def _photograph() -> "Image":
 def _scene(
     rng: np.random.Generator, cut_outs: list[list["Image"]], photograph: "Image", mixture: np.ndarray, sizes: tuple[float, float], side: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One scene, uint8 [3,side,side], and its boxes [m,5]."""
+    """One scene, uint8 [3,side,side], and its boxes with their masks [m,5 + P]."""
     scene = _background(rng, photograph, side)
     owner = np.full((side, side), -1)
     kinds: list[int] = []
@@ -131,8 +133,9 @@ def _scene(
                 owner[opaque] = len(kinds)
                 kinds.append(kind)
                 break
-    rows = [_box(owner == number, kind) for number, kind in enumerate(kinds)]
-    return np.asarray(scene).transpose(2, 0, 1), np.array(rows, np.float64).reshape(-1, 5)
+    masks = owner == np.arange(len(kinds))[:, None, None]
+    rows = np.array([_box(mask, kind) for mask, kind in zip(masks, kinds, strict=True)], np.float64).reshape(-1, BOX)
+    return np.asarray(scene).transpose(2, 0, 1), np.concatenate([rows, packed(masks)], 1)
 
 
 def _background(rng: np.random.Generator, photograph: "Image", side: int) -> "Image":

@@ -21,7 +21,7 @@ class Dataset:
     digest: SHA-256 of the images' bytes, where it is already known; else it is computed.
     targets: what a task other than classification learns, a row an image, of any shape: numbers float32 [N,T], NaN where one is
         not known, by `target_names`; or masks uint8 [N,H,W] or [N,D,H,W] of numbers of `classes`, 255 where it is not known;
-        or boxes float32 [N,M,5], as `fedvision.detection.boxes` says.
+        or boxes float32 [N,M,5], as `fedvision.detection.boxes` says, with the objects' masks [N,M,5 + P], as `.packing` says.
     """
 
     name: str

@@ -42,7 +42,7 @@ DATASETS: dict[str, Entry] = {
     ),
     "brain": Entry(
         brain.brain,
-        "BSD-3 (nilearn); ICBM152 2009: free with its notice",
+        "BSD-3 (nilearn); ICBM152 2009: unknown, says nilearn",
         "slices or volumes of simulated subjects of a real template at four simulated scanners, with masks; a natural site is a scanner",
     ),
     "composites": Entry(

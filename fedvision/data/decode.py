@@ -46,6 +46,16 @@ def decoded(path: Path, name: str, side: int | None, channels: int) -> tuple[np.
     return (image[None] if channels == 1 else image.transpose(2, 0, 1)), largest
 
 
+def shown(picture: "Image", name: str, channels: int) -> np.ndarray:
+    """An opened image, or a part of one, as `decoded` gives it: uint8 [H,W] of 1 channel, [H,W,3] of 3; of 4 the file's own [H,W,4]."""
+    if channels == 4:
+        if len(picture.getbands()) != 4:
+            raise CorruptImage(f"{name} has the channels {', '.join(picture.getbands())}, and four are wanted")
+        return np.asarray(picture)
+    grey_or_colour, mode = _in_8_bits(picture, name)[0], "L" if channels == 1 else "RGB"
+    return np.asarray(grey_or_colour if grey_or_colour.mode == mode else grey_or_colour.convert(mode))
+
+
 def _in_8_bits(picture: "Image", name: str) -> tuple["Image", int]:
     """`picture` as grey or colour of 8 bits without transparency, and its largest value if it had 16 bits."""
     from PIL import Image

@@ -9,13 +9,14 @@ import difflib
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedvision.data.dataset import Dataset, in_natural_order, normalisation
+from fedvision.data.listing import Listing
 from fedvision.data.prepared import Prepared, prepare
 from fedvision.data.targets import targets_of
 from fedvision.errors import DataError
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
 _FORMATS = "png jpg jpeg jpe jfif bmp dib tif tiff gif webp ppm pgm pbm pnm jp2 tga pcx avif"
 SUFFIXES = frozenset(f".{suffix}" for suffix in _FORMATS.split())
-
-
-@dataclass
-class Listing:
-    """What is to be read: file names under the root, a label each, and what else is known, in the same order."""
-
-    names: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    columns: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def image_folder(data: "ImageFolder") -> Dataset:

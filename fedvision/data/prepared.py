@@ -1,34 +1,21 @@
-"""Image files made ready once: decoded and resized into one uint8 array in the cache, which every process maps.
+"""Image files made ready once: decoded and resized into one uint8 array in the cache, which every process maps."""
 
-The cache goes by content: the names, the SHA-256 of the bytes, the size and the channels.  So that a large folder is
-not read again at every start, what was hashed is remembered by the files' sizes, times and inodes; a change of any byte
-also changes a file's ctime, which nobody can set.
-"""
-
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedvision.data.cache import cache_folder, folder_written_whole, written_whole
+from fedvision.data.cache import folder_written_whole
 from fedvision.data.dataset import images_digest
 from fedvision.data.decode import decoded
+from fedvision.data.known_files import by_content, in_threads, put_away
 from fedvision.errors import CorruptImage, DataError
 
 _VERSION = 1
-_AT_ONCE = 256  # files in flight: bounds memory, keeps the threads busy
-_SETTLED = 2.0  # seconds: a file changed more recently could change again within one tick of its clock
 _CHECKED = 64 << 20  # bytes up to which a cached array is hashed again when it is opened
 
 
@@ -68,16 +55,10 @@ def prepare(root: Path, names: Sequence[str], side: int | None, channels: int, o
     CorruptImage for the first that does not decode where on_corrupt = stop; DataError where sizes differ and no side is
     given, or where nothing is left.
     """
-    folder = cache_folder()
-    remembered = folder / "seen" / _stat_key(root, names, side, channels)
-    content = _recall(remembered)
-    ready = _load(folder / "prepared" / content, channels) if content is not None else None
-    if ready is None:
-        digests = _file_digests(root, names)
-        content = _content_key(names, digests, side, channels)
-        target = folder / "prepared" / content
-        ready = _load(target, channels) or _make(target, root, names, digests, side, channels, on_corrupt)
-        _remember(remembered, content, root, names)
+    ready = by_content(
+        root, names, _settings(side, channels), lambda folder: _load(folder, channels),
+        lambda target, digests: _make(target, root, names, digests, side, channels, on_corrupt),
+    )  # fmt: skip
     if ready.corrupt and on_corrupt == "stop":
         raise CorruptImage(f"{ready.corrupt[0]}; set data.on_corrupt = skip to leave such images out")
     return ready
@@ -87,54 +68,6 @@ def _settings(side: int | None, channels: int) -> list[Any]:
     from PIL import __version__
 
     return [_VERSION, __version__, side, channels]
-
-
-def _stat_key(root: Path, names: Sequence[str], side: int | None, channels: int) -> str:
-    digest = hashlib.sha256(json.dumps([str(root), *_settings(side, channels)]).encode())
-    for name in names:
-        s = _stat(root / name, name)
-        digest.update(json.dumps([name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino]).encode())
-    return digest.hexdigest()[:40]
-
-
-def _stat(path: Path, name: str) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror}") from None
-
-
-def _recall(path: Path) -> str | None:
-    try:
-        return path.read_text("ascii").strip()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-
-
-def _remember(path: Path, content: str, root: Path, names: Sequence[str]) -> None:
-    newest = max(_stat(root / name, name).st_ctime for name in names)
-    if time.time() - newest > _SETTLED:
-        path.parent.mkdir(exist_ok=True)
-        with written_whole(path) as file:
-            file.write(content.encode("ascii"))
-
-
-def _file_digests(root: Path, names: Sequence[str]) -> list[str]:
-    def digest(name: str) -> str:
-        try:
-            with (root / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror}") from None
-
-    return list(_in_threads(digest, names, "reading"))
-
-
-def _content_key(names: Sequence[str], digests: Sequence[str], side: int | None, channels: int) -> str:
-    digest = hashlib.sha256(json.dumps(_settings(side, channels)).encode())
-    for name, sha in zip(names, digests, strict=True):
-        digest.update(json.dumps([name, sha]).encode())
-    return digest.hexdigest()[:40]
 
 
 def _load(folder: Path, channels: int) -> Prepared | None:
@@ -155,15 +88,8 @@ def _load(folder: Path, channels: int) -> Prepared | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         pass  # broken: put away below
-    _put_away(folder)
+    put_away(folder)
     return None
-
-
-def _put_away(folder: Path) -> None:
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".broken."))
-    with contextlib.suppress(FileNotFoundError):  # another process put it away
-        folder.rename(aside / "broken")  # renamed first: another process may be reading it
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _make(target: Path, root: Path, names: Sequence[str], digests: list[str], side: int | None, channels: int, on_corrupt: str) -> Prepared:
@@ -201,7 +127,7 @@ def _decode_all(path: Path, root: Path, names: Sequence[str], side: int | None, 
     sixteen, largest, digest = 0, 0, hashlib.sha256()
     size: tuple[int, int] | None = None
     with path.open("wb") as file:
-        for number, result in enumerate(_in_threads(one, names, "preparing")):
+        for number, result in enumerate(in_threads(one, names, "preparing")):
             if isinstance(result, CorruptImage):
                 if on_corrupt == "stop":
                     raise CorruptImage(f"{result}; set data.on_corrupt = skip to leave such images out")
@@ -227,24 +153,3 @@ def _sizes_differ(one: str, size: tuple[int, ...], other: str, its: tuple[int, .
         f"{one} has {size[1]} × {size[0]} pixels and {other} has {its[1]} × {its[0]}: set data.image_size to the side, "
         "in pixels, that all are to be resized to"
     )
-
-
-def _in_threads(work: Callable[[str], Any], names: Sequence[str], doing: str) -> Iterator[Any]:
-    """work(name) for each name, in their order, a bounded number ahead; progress goes to stderr if it takes long."""
-    started = shown = time.monotonic()
-    with ThreadPoolExecutor(min(16, (os.cpu_count() or 1) + 2)) as pool:
-        waiting: list[Any] = []
-        for number, name in enumerate(names):
-            waiting.append(pool.submit(work, name))
-            if len(waiting) >= _AT_ONCE:
-                yield from _results(waiting[: _AT_ONCE // 2])
-                del waiting[: _AT_ONCE // 2]
-                if time.monotonic() - shown > 2:
-                    shown = time.monotonic()
-                    print(f"{doing} images: {number:,} of {len(names):,}, {shown - started:.0f} s", file=sys.stderr)
-        yield from _results(waiting)
-
-
-def _results(futures: Iterable[Any]) -> Iterator[Any]:
-    for future in futures:
-        yield future.result()

@@ -21,3 +21,18 @@ def resized_masks(masks: np.ndarray, side: int) -> np.ndarray:
     height, width = masks.shape[-2:]
     rows, columns = (np.minimum((np.arange(side) * 2 + 1) * n // (2 * side), n - 1) for n in (height, width))
     return np.ascontiguousarray(masks[..., rows[:, None], columns[None]])
+
+
+def of_depth(volumes: np.ndarray, depth: int, beyond: int) -> np.ndarray:
+    """[...,D,H,W] cut to its `depth` middle slices, or with slices of the value `beyond` put around them.
+
+    >>> of_depth(np.arange(5)[:, None, None], 2, 9).ravel(), of_depth(np.arange(2)[:, None, None], 5, 9).ravel()
+    (array([1, 2]), array([9, 0, 1, 9, 9]))
+    """
+    has = volumes.shape[-3]
+    if has >= depth:
+        start = (has - depth) // 2
+        return np.ascontiguousarray(volumes[..., start : start + depth, :, :])
+    before = (depth - has) // 2
+    around = [(0, 0)] * (volumes.ndim - 3) + [(before, depth - has - before), (0, 0), (0, 0)]
+    return np.pad(volumes, around, constant_values=beyond)

@@ -117,8 +117,12 @@ SOURCES: dict[str, tuple[Archive, ...]] = {
     "brain": (
         Archive(
             "pip", "nilearn", "0.14.1", "725206484e9fb3f6691f9c2d20204a068759d5072f12055324702ee0cb2bbe8a", 11.5,
-            ("nilearn/datasets/data/mni_icbm152_*_tal_nlin_sym_09a_converted.nii.gz", "*/licenses/LICENSE"),
-            "BSD-3 (nilearn); the ICBM152 2009 template: free to use, copy, change and pass on with its notice (McConnell Brain Imaging Centre)",
+            (
+                "nilearn/datasets/data/mni_icbm152_*_tal_nlin_sym_09a_converted.nii.gz",
+                "nilearn/datasets/description/icbm152_2009.rst",
+                "*/licenses/LICENSE",
+            ),
+            "BSD-3 (nilearn); its page on the ICBM152 2009 template says of its licence: unknown",
         ),
     ),
     "handwriting": HANDS,

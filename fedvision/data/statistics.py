@@ -6,7 +6,7 @@ intensity and of labels, in which a cell is left out where fewer images than a f
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,30 @@ _AT_ONCE = 256  # images in memory at a time
 
 
 @dataclass(frozen=True)
+class Released:
+    """What a private run's statistics were released under.  spread: standard deviation of the noise on the number of units.
+
+    The others are those of a `fedvision.types.Guarantee`, of this release alone.
+    """
+
+    noise_multiplier: float
+    spread: float
+    epsilon: float
+    delta: float
+    unit: str
+    relation: str
+    accountant: str
+
+
+@dataclass(frozen=True)
 class Statistics:
     """What is said of the sum.
 
     mean, std: per channel, on the scale 0..1.  intensity: [C][BINS] shares of the pixels; labels: images by class.
     None stands for a cell with fewer than `floor` images behind it, and for one more where that one alone could be worked out.
     masked: whether the sites' counts left them under masks, so that nobody saw one site's.
+    released: None where these are exact.  Else `images` and `labels` count units (images, subjects, or sites, each of which counts as
+    one, however many images it holds), all figures have noise in them, and nothing is withheld: floor is 0.
     """
 
     dataset: str
@@ -48,6 +66,7 @@ class Statistics:
     intensity: list[list[float | None]]
     labels: dict[str, int | None]
     masked: bool = False
+    released: Released | None = None
 
     @property
     def withheld(self) -> int:
@@ -136,7 +155,8 @@ def _refuse_what_they_would_break(experiment: "Experiment", masked: "Summed | No
     if experiment.privacy is not None:
         raise ConfigError(
             f"privacy.mechanism = {experiment.privacy.mechanism}: these sums are exact, also under masks, and what they tell of an image would be "
-            f"in no ledger and no ε of the run; {way_out} (privacy=null)"
+            "in no ledger and no ε of the run; release noisy ones (simulations.private_statistics, as the command does), "
+            f"{way_out} (privacy=null)"
         )
     if experiment.secure_aggregation.enabled and masked is None:
         raise ConfigError(
@@ -177,13 +197,15 @@ def written(statistics: Statistics) -> str:
 
     opening = (
         f"# Statistics of {statistics.dataset} over {statistics.sites} sites, of {'masked ' if statistics.masked else ''}sums alone; null = fewer than {statistics.floor} images\n"
-        "# data.statistics of a config names this file, and its mean and std become the run's constants\n"
-    )
-    return opening + yaml.safe_dump(vars(statistics), sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
+        if statistics.released is None
+        else f"# Noisy statistics of {statistics.dataset} over {statistics.sites} sites; images and labels count {statistics.released.unit}s\n"
+    ) + ("# data.statistics of a config names this file, and its mean and std become the run's constants\n")
+    return opening + yaml.safe_dump(asdict(statistics), sort_keys=False, default_flow_style=None, width=140, allow_unicode=True)
 
 
-def constants(path: Path, dataset: str) -> tuple[list[float], list[float]]:
-    """mean and std of the file that `fedvision statistics` wrote; ConfigError where it is none, or of another data set."""
+def constants(path: Path, dataset: str) -> tuple[list[float], list[float], Released | None]:
+    """mean and std of the file that `fedvision statistics` wrote, and what they were released under; ConfigError where it is none, or
+    of another data set."""
     from fedvision.schema import read_yaml
 
     values: dict[str, Any] = read_yaml(path)
@@ -198,4 +220,19 @@ def constants(path: Path, dataset: str) -> tuple[list[float], list[float]]:
         raise ConfigError(f"data.statistics = {str(path)!r}: std = {std} must have a value above 0 for each of the {len(mean)} of mean")
     if values.get("dataset") != dataset:
         raise ConfigError(f"data.statistics = {str(path)!r} is of the data set {values.get('dataset')}, and data.dataset = {dataset}")
-    return mean, std
+    return mean, std, _released(path, values.get("released"))
+
+
+def _released(path: Path, said: Any) -> Released | None:
+    """What a file says of its noise."""
+    if said is None:
+        return None
+    try:
+        released = Released(**said)
+        if not (math.isfinite(released.noise_multiplier) and released.noise_multiplier > 0):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"data.statistics = {str(path)!r}: `released` does not say under which noise; use the file as it was written"
+        ) from None
+    return released

@@ -1,17 +1,14 @@
 """What each image's task is about: a class, numbers beside it, or a mask that lies in it."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedvision.data.boxed import check_boxes
+from fedvision.data.boxed import check_boxes, without_masks
 from fedvision.data.dataset import Dataset
+from fedvision.data.listing import Listing
 from fedvision.data.masks import check_masks
 from fedvision.errors import DataError
-
-if TYPE_CHECKING:
-    from fedvision.data.folder import Listing
 
 LARGEST = 1000.0  # |number| to be learned, in its unit: what the sums of a regression hold
 
@@ -26,7 +23,11 @@ def with_targets(dataset: Dataset, task: str) -> Dataset:
         check_masks(dataset, f"task = segmentation: data set {dataset.name}")
         return dataset
     if task == "detection":
+        dataset = without_masks(dataset)
         check_boxes(dataset, f"task = detection: data set {dataset.name}")
+        return dataset
+    if task == "instances":
+        check_boxes(dataset, f"task = instances: data set {dataset.name}", masks=True)
         return dataset
     if task not in {"multilabel", "regression"}:
         return dataset if dataset.targets is None else replace(dataset, targets=None, target_names=())
@@ -57,7 +58,7 @@ def _from_classes(dataset: Dataset, task: str) -> Dataset:
     return replace(dataset, targets=numbers[dataset.labels][:, None], target_names=("value",))
 
 
-def targets_of(listing: "Listing", names: list[str], manifest: str) -> np.ndarray:
+def targets_of(listing: Listing, names: list[str], manifest: str) -> np.ndarray:
     """float32 [N,T]: the columns `names` of a manifest as numbers, NaN where a field is empty."""
     columns = []
     for name in names:

@@ -5,11 +5,15 @@ IoU, the scores are counted in bins of their log-odds.  Average precision is the
 the matches of one bin taken as evenly spread among its misses.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedvision.detection.boxes import Found, areas, ious, overlaps
+from fedvision.detection.masks import cover
+from fedvision.detection.packing import BOX
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 BINS = 1024
@@ -17,18 +21,37 @@ WIDEST = 16.0  # |log-odds of a score| beyond which scores are alike: 1 − 1e-7
 RECALLS = np.linspace(0, 1, 101)
 
 
-def matched(found: Found, targets: Tensor) -> Tensor:
-    """What each detection is, by threshold: 1 a match, 0 a miss, −1 of no account.  int8 [B,T,N]; targets [B,M,5].
+Overlap = Callable[[Found, Tensor], tuple[Tensor, Tensor]]
 
-    From the best score down, a detection takes the box of its class that it overlaps most, if no better one took it; else, what
+
+def box_overlaps(found: Found, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How far each detection's box and each true one overlap: IoU, and the share of the detection's own area, float64 [B,N,M]."""
+    boxes, truth = found.boxes.double(), targets[..., 1:5].double()
+    return ious(boxes, truth), overlaps(boxes, truth) / areas(boxes)[..., None].clamp(min=1e-9)
+
+
+def mask_overlaps(found: Found, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """As `box_overlaps`, of masks."""
+    assert found.masks is not None
+    pairs = []
+    for own, rows in zip(found.masks, targets[..., BOX:], strict=True):
+        both, a, b = cover(own, rows)
+        pairs.append((both / (a + b - both).clamp(min=1), both / a.clamp(min=1)))
+    u, inside = zip(*pairs, strict=True)
+    return torch.stack(u), torch.stack(inside)
+
+
+def matched(found: Found, targets: Tensor, overlap: Overlap = box_overlaps) -> Tensor:
+    """What each detection is, by threshold: 1 a match, 0 a miss, −1 of no account.  int8 [B,T,N]; targets [B,M,5 or more].
+
+    From the best score down, a detection takes the box (mask) of its class that it overlaps most, if no better one took it; else, what
     lies in a region to be ignored counts for nothing (there the overlap is taken over the detection's own area).
     """
-    thresholds = torch.from_numpy(THRESHOLDS).to(found.boxes)[None, :, None]
+    thresholds = torch.from_numpy(THRESHOLDS).to(found.boxes.device)[None, :, None]
     classes = targets[..., 0].long()
     ignored = classes <= -2
-    boxes, truth = found.boxes.double(), targets[..., 1:].double()
-    inside = overlaps(boxes, truth) / areas(boxes)[..., None].clamp(min=1e-9)
-    u = torch.where(ignored[:, None], inside, ious(boxes, truth))
+    u, inside = overlap(found, targets)
+    u = torch.where(ignored[:, None], inside, u)
     own = torch.where(ignored, -2 - classes, classes)
     u = torch.where((found.labels[..., None] == own[:, None]) & (own >= 0)[:, None], u, -1.0)  # [B,N,M]
     b, n, m = u.shape
@@ -53,9 +76,9 @@ def bins_of(scores: Tensor) -> Tensor:
     return ((odds / WIDEST + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
 
 
-def histograms(found: Found, targets: Tensor, classes: int) -> np.ndarray:
+def histograms(found: Found, targets: Tensor, classes: int, overlap: Overlap = box_overlaps) -> np.ndarray:
     """Scores of (misses, matches) by threshold and class: int64 [T,K,2,BINS]."""
-    what = matched(found, targets)
+    what = matched(found, targets, overlap)
     t = len(THRESHOLDS)
     index = torch.arange(t, device=what.device)[None, :, None] * classes + found.labels.clamp(min=0)[:, None]
     index = (index * 2 + what.clamp(min=0)) * BINS + bins_of(found.scores)[:, None]

@@ -2,7 +2,7 @@
 
 Targets are float32 [B,M,5], a row a box: its class, then x1, y1, x2, y2.  A class of NONE is no box: rows are filled up with it, for
 images hold different numbers.  A region to be ignored (COCO's crowd) of class k has −2 − k there: nothing is learned of it, and what
-is found in it is neither right nor wrong.
+is found in it is neither right nor wrong.  Behind a box a row may hold its object's mask (`fedvision.detection.packing`).
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ __all__ = ["NONE", "Found", "areas", "centred", "cornered", "giou_loss", "ious",
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector says of B images, N a piece.  boxes [B,N,4] pixels, scores [B,N] in 0..1, falling; labels int64 [B,N], −1 = none."""
+    """What a detector says of B images, N a piece.  boxes [B,N,4] pixels, scores [B,N] in 0..1, falling; labels int64 [B,N], −1 = none;
+    masks [B,N,P], as `packing` lays them out, of those that say any."""
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    masks: Tensor | None = None
 
 
 def areas(boxes: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Truth:
     def of(cls, targets: Tensor, like: Tensor) -> "Truth":
         """targets [B,M,5] -> the same in the precision of `like`."""
         classes = targets[..., 0].long()
-        return cls(classes >= 0, classes <= -2, classes.clamp(min=0), targets[..., 1:].to(like))
+        return cls(classes >= 0, classes <= -2, classes.clamp(min=0), targets[..., 1:5].to(like))
 
 
 def decoded(outputs: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ MODELS = {
     "deeplabv3": "segmentation; atrous spatial pyramid pooling",
     "pspnet": "segmentation; pyramid pooling",
     "lraspp": "segmentation; light, of a finer and the last map",
-    "detection/NAME": "fcos, retinanet, ssdlite, onestage, detr or faster_rcnn, for boxes; width, norm (null = group); options: backbone, channels, convs, ...",
+    "detection/NAME": "fcos, retinanet, ssdlite, onestage, detr, deformable_detr or faster_rcnn, for boxes, mask_rcnn for instances; width, norm (null = group); options: backbone, channels, convs, ...",
     "torchvision/NAME": "any classifier of torchvision, e.g. torchvision/resnet18",
     "timm/NAME": "any model of timm, e.g. timm/mobilenetv3_small_050",
     "FILE.py:NAME": "your own: NAME(shape, outputs, **model.options) -> nn.Module; or PACKAGE.MODULE:NAME",
@@ -29,9 +29,8 @@ MODELS = {
 DENSE = ("unet", "fcn", "deeplabv3", "pspnet", "lraspp")  # a class for each pixel
 OURS = ("cnn", "mlp", *DENSE)
 VOLUMES = ("unet",)  # in space too
-COUPLED = {  # models without a loss an example, and why
-    "detection/faster_rcnn": "it samples proposals from all images of a batch, and divides its losses by the batch's",
-}
+_SAMPLES = "it samples proposals from all images of a batch, and divides its losses by the batch's"
+COUPLED = {"detection/faster_rcnn": _SAMPLES, "detection/mask_rcnn": _SAMPLES}  # models without a loss an example, and why
 LIBRARIES = ("torchvision", "timm")
 
 

@@ -29,8 +29,9 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
 
     model.options: backbone (small, or a ResNet of torchvision), channels of the pyramid, convs of each head, and DETR's own.
     """
+    from fedvision.models.deformable import DeformableDetrNet
     from fedvision.models.detr import DetrNet
-    from fedvision.models.rcnn import FasterRcnnNet
+    from fedvision.models.rcnn import FasterRcnnNet, MaskRcnnNet
 
     known: dict[str, Callable[..., nn.Module]] = {
         "fcos": FcosNet,
@@ -38,7 +39,9 @@ def detector(name: str, shape: tuple[int, int, int], classes: int, spec: "Model"
         "ssdlite": SsdLiteNet,
         "onestage": OneStageNet,
         "detr": DetrNet,
+        "deformable_detr": DeformableDetrNet,
         "faster_rcnn": FasterRcnnNet,
+        "mask_rcnn": MaskRcnnNet,
     }
     if name not in known:
         raise ConfigError(f"model.name = 'detection/{name}': there are {', '.join(f'detection/{n}' for n in known)}")

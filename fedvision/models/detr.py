@@ -32,7 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.attend, self.norm, self.norm_after, self.feed = Attention(width, heads), nn.LayerNorm(width), nn.LayerNorm(width), _feed(width)
+        self.attend, self.norm, self.norm_after, self.feed = Attention(width, heads), nn.LayerNorm(width), nn.LayerNorm(width), feed(width)
 
     def forward(self, x: Tensor, places: Tensor) -> Tensor:
         """x [B,M,D], places [M,D] -> [B,M,D]."""
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.among, self.upon, self.feed = Attention(width, heads), Attention(width, heads), _feed(width)
+        self.among, self.upon, self.feed = Attention(width, heads), Attention(width, heads), feed(width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, asks: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class Decoder(nn.Module):
         return x + self.feed(self.norms[2](x))
 
 
-def _feed(width: int) -> nn.Sequential:
+def feed(width: int) -> nn.Sequential:
+    """What each token goes through by itself."""
     return nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
 

@@ -15,6 +15,7 @@ TASKS = {
     "multilabel": "several labels an image, missing ones allowed; binary cross-entropy; accuracy, exact match, F1, AUC, sensitivity, ECE",
     "segmentation": "a class for each pixel or voxel; cross-entropy, Dice, Tversky, boundary losses; Dice, mIoU, boundary F-score, Hausdorff-95",
     "detection": "boxes around objects; the detector's own loss, divided by what the image holds; average precision at IoUs from 0.5 to 0.95",
+    "instances": "a box and a mask for each object, by a model that is trained on whole batches; average precision of boxes and of masks",
     "regression": "one or more numbers an image, missing ones allowed; squared error; MAE, RMSE, R²",
 }
 
@@ -44,6 +45,12 @@ def task_of(experiment: "Experiment", classes: tuple[str, ...]) -> Any:
 
             return CoupledDetection(classes, TwoStage(len(classes)))
         return Detection(classes, method_of(experiment.model.name, len(classes), experiment.evaluation.soft_nms))
+    if experiment.task == "instances":
+        from fedvision.detection.average_precision import mask_overlaps
+        from fedvision.tasks.coupled import TwoStage
+        from fedvision.tasks.instances import Instances
+
+        return Instances(classes, TwoStage(len(classes), mask_overlaps))
     return make_task(experiment.task, classes, experiment.evaluation.specificity, experiment.segmentation)
 
 

@@ -10,18 +10,29 @@ from torch import Tensor
 
 from fedvision.data.site import Examples
 from fedvision.detection.anchors import RetinaNet, Ssd
-from fedvision.detection.average_precision import BINS, THRESHOLDS, average_precisions, histograms, matched, recalls, truths
-from fedvision.detection.boxes import NONE, Found, ious
+from fedvision.detection.average_precision import (
+    BINS,
+    THRESHOLDS,
+    average_precisions,
+    box_overlaps,
+    histograms,
+    matched,
+    recalls,
+    truths,
+)
+from fedvision.detection.boxes import NONE, Found
 from fedvision.detection.points import Fcos, OneStage
 from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.tasks.criteria import Criterion
-from fedvision.tasks.drawing import MISSED, WRONG, boxed, drawn, enlarged
+from fedvision.tasks.drawing import MISSED, WRONG, boxed, shaded
 from fedvision.tasks.scores import STEPS, sum_of
 
 SHOWN = 0.4  # least score of a detection in the pictures
-METHODS: dict[str, Any] = {"fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr}
+METHODS: dict[str, Any] = {
+    "fcos": Fcos, "retinanet": RetinaNet, "ssdlite": Ssd, "onestage": OneStage, "detr": Detr, "deformable_detr": Detr,
+}  # fmt: skip
 
 
 def method_of(model: str, classes: int, soft: float | None = None) -> Any:
@@ -31,10 +42,8 @@ def method_of(model: str, classes: int, soft: float | None = None) -> Any:
         raise ConfigError(
             f"model.name = {model!r} and task = detection exclude each other: use one of {', '.join(f'detection/{n}' for n in METHODS)}"
         )
-    if name == "detr" and soft is not None:
-        raise ConfigError(
-            "evaluation.soft_nms is for detectors that say a thing several times, and detection/detr says it once: set it to null"
-        )
+    if METHODS[name] is Detr and soft is not None:
+        raise ConfigError(f"evaluation.soft_nms is for detectors that say a thing several times, and {model} says it once: set it to null")
     return METHODS[name](classes) if soft is None else METHODS[name](classes, soft=soft)
 
 
@@ -81,16 +90,18 @@ class Detection:
         result: Found = self.method.found(outputs.float())
         return result
 
+    overlap = staticmethod(box_overlaps)  # by which a detection is a match
+
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
         """What images add up to, int64: `found` [10,K,2,BINS], scores of misses and matches by IoU and class; `boxes` [K] to be found;
         `images`; `loss` in 2^-20."""
-        outputs, targets, k = outputs.detach().float(), targets.detach(), len(self.classes)
-        return {
-            "found": histograms(self.found(outputs), targets, k),
-            "boxes": truths(targets, k),
-            "images": np.array([len(targets)]),
-            "loss": sum_of(self.loss(outputs, targets)),
-        }
+        outputs, targets = outputs.detach().float(), targets.detach()
+        return {**self.counted(self.found(outputs), targets), "loss": sum_of(self.loss(outputs, targets))}
+
+    def counted(self, found: Found, targets: Tensor) -> dict[str, np.ndarray]:
+        """The sums that detections alone add up to."""
+        k = len(self.classes)
+        return {"found": histograms(found, targets, k), "boxes": truths(targets, k), "images": np.array([len(targets)])}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """map (average precision, mean over ten IoUs from 0.5 to 0.95 and the classes that occur), ap50, ap75, recall (share of the boxes
@@ -126,27 +137,30 @@ class Detection:
     def panels(self, image: np.ndarray, target: np.ndarray, outputs: Tensor) -> dict[str, np.ndarray]:
         """Pictures of one image, uint8 [H,W,3] by name: what is there, what was said at a score of 40 % or more, and what of both is
         without a counterpart of its class at an IoU of 0.5."""
-        found = self.found(outputs[None])
-        sure = (found.scores[0] >= SHOWN) & (found.labels[0] >= 0)
-        said = Found(found.boxes[:, sure], found.scores[:, sure], found.labels[:, sure])
-        rows = torch.cat([said.labels[0, :, None].float(), said.boxes[0]], 1).numpy()
-        right = matched(said, torch.from_numpy(target)[None])[0, 0].numpy()
-        pixels, factor = enlarged(image)
-        for shade, own in ((WRONG, rows[right == 0]), (MISSED, missed(target, rows[right == 1]))):
-            pixels = drawn(pixels, factor * own[:, 1:], own[:, 0], self.classes, shade=shade)
+        said, its = sure(self.found(outputs[None])), torch.from_numpy(target)[None]
+        right = matched(said, its, self.overlap)[0, 0].numpy()
+        rows = torch.cat([said.labels[0, :, None].float(), said.boxes[0], *(() if said.masks is None else said.masks)], 1).numpy()
+        gone = missed(target, rows[right == 1], self.overlap(said, its)[0][0].numpy()[right == 1])
         return {
             "truth": self.laid_over(image, target),
             f"predicted, {100 * SHOWN:.0f} % or more": boxed(image, rows, self.classes, said.scores[0].numpy()),
-            "missed and wrong": pixels,
+            "missed and wrong": shaded(image, ((WRONG, rows[right == 0]), (MISSED, gone)), self.classes),
         }
 
 
-def missed(target: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The boxes of `target` [M,5] that none of the matches [n,5] is of: each match is of the box of its class that it overlaps most."""
-    left = target[target[:, 0] >= 0]
-    for kind, *corners in right.tolist():
-        own = np.flatnonzero(left[:, 0] == kind)
+def sure(found: Found) -> Found:
+    """Those of one image, B = 1, that pictures show."""
+    own = (found.scores[0] >= SHOWN) & (found.labels[0] >= 0)
+    masks = None if found.masks is None else found.masks[:, own]
+    return Found(found.boxes[:, own], found.scores[:, own], found.labels[:, own], masks)
+
+
+def missed(target: np.ndarray, right: np.ndarray, overlap: np.ndarray) -> np.ndarray:
+    """The rows of `target` [M,5 or more] that none of the matches `right` [n,5 or more] is of: each is of that of its class, and not yet
+    another's, which it overlaps [n,M] most."""
+    left = target[:, 0] >= 0
+    for kind, its in zip(right[:, 0], overlap, strict=True):
+        own = np.flatnonzero(left & (target[:, 0] == kind))
         if len(own):
-            overlap = ious(torch.tensor([corners]), torch.from_numpy(left[own, 1:]))[0].numpy()
-            left = np.delete(left, own[overlap.argmax()], 0)
-    return left
+            left[own[its[own].argmax()]] = False
+    return target[left]

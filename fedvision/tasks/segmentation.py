@@ -14,7 +14,7 @@ from fedvision.data.site import Examples
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.segmenting import Segmentation as Settings
-from fedvision.tasks import regions, surfaces
+from fedvision.tasks import crf, regions, surfaces
 from fedvision.tasks.criteria import Criterion, check_weights
 from fedvision.tasks.painting import colours, overlaid, painted
 from fedvision.tasks.scores import STEPS, mean_of, sum_of
@@ -101,6 +101,10 @@ class Segmentation:
     def possible(self, n: int, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
         """Targets that could be, uint8 [n,H,W] or [n,D,H,W], for images of `shape` [C,...]: for trying a model without data."""
         return torch.randint(0, self.outputs, (n, *shape[1:]), generator=generator).to(torch.uint8)
+
+    def refine(self, logits: Tensor, images: Tensor) -> Tensor:
+        """What is measured and shown of a network's logits [B,K,...] for its input [B,C,...]: refined by segmentation.crf."""
+        return logits if self.settings.crf is None else crf.refined(logits, images, self.settings.crf)
 
     def sums(self, logits: Tensor, targets: Tensor) -> dict[str, np.ndarray]:
         """What images add up to, int64: `confusion` [K,K] pixels (truth, prediction), `images` with a known pixel, `loss` in 2^-20,

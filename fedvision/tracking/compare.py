@@ -26,8 +26,8 @@ from fedvision.tracking.figures import (
     series,
     worst_and_best,
 )
+from fedvision.tracking.page import Plot, Run, Section, Table, write_page
 from fedvision.tracking.plots import Curve
-from fedvision.tracking.report import Plot, Run, Section, Table, write_page
 from fedvision.tracking.seeds import mean_curve, seeds_of, seeds_table
 
 NOT_OF_THE_RUN = ("name", "tracking.")  # keys of a config that move no figure

@@ -1,5 +1,6 @@
 """The plots of reports and comparisons: each takes plain figures and gives SVG with its legend."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ CLASS_COLOURS = 10  # k0 .. k9
 
 @dataclass(frozen=True)
 class Curve:
-    """A line over the rounds.  band: (round, lowest, highest) around it."""
+    """A line over the rounds.  band: (round, lowest, highest) around it; faint: one of many, named where it is pointed at alone."""
 
     name: str
     points: Series
@@ -38,6 +39,7 @@ class Curve:
     dashed: bool = False
     band: list[tuple[int, float, float]] = field(default_factory=list)
     band_name: str = ""
+    faint: bool = False
 
 
 def _thin(points: Sequence, most: int = MOST_POINTS) -> list:
@@ -52,14 +54,16 @@ def curves(
     references: Mapping[str, float] | None = None,
     x_name: str = "round",
     colours: Mapping[str, int] | None = None,
+    least: float = math.inf,
 ) -> Markup:
-    """Curves over rounds, with bands and level reference lines ("centralised"), whose `colours` may be given."""
+    """Curves over rounds, with bands and level reference lines ("centralised"), whose `colours` may be given.  least: what the axis
+    reaches down to in any case."""
     drawn = [curve for curve in drawn if curve.points]
     references = references or {}
     values = [value for curve in drawn for _, value in curve.points] + list(references.values())
     values += [edge for curve in drawn for _, *edges in curve.band for edge in edges]
     rounds = [at for curve in drawn for at, _ in curve.points]
-    axes = frame((min(rounds), max(rounds)), ticks(min(values), max(values)), x_name)
+    axes = frame((min(rounds), max(rounds)), ticks(min(least, *values), max(values)), x_name)
     parts, entries = list(axes.parts), []
     for curve in drawn:
         if len(curve.band) > 1:
@@ -73,13 +77,13 @@ def curves(
         parts.append(rule(axes.left, axes.y(value), axes.right, axes.y(value), f"{css} reference"))
         entries.append((f"{css} stroke dotted", f"{reference} ({number(value)})"))
     for curve in reversed(drawn):
-        css = f"s{curve.colour} line{' dashed' if curve.dashed else ''}"
+        css = f"s{curve.colour} line{' dashed' if curve.dashed else ''}{' faint' if curve.faint else ''}"
         points = [(axes.x(at), axes.y(value)) for at, value in _thin(curve.points)]
         if len(points) > 1:
-            parts.append(path(points, css))
-        if len(points) <= 12:
+            parts.append(path(points, css, title=curve.name if curve.faint else ""))
+        if len(points) <= 12 and not curve.faint:
             parts += [f'<circle class="s{curve.colour} dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-    ends = [(f"s{curve.colour} stroke{' dashed' if curve.dashed else ''}", curve.name) for curve in drawn]
+    ends = [(f"s{curve.colour} stroke{' dashed' if curve.dashed else ''}", curve.name) for curve in drawn if not curve.faint]
     alone = len(ends) == 1 and not entries  # then the caption tells all
     return picture(axes.height, parts, f"{name} over rounds") + legend([] if alone else ends + entries)  # below: neighbours stay level
 

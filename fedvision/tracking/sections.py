@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from fedvision.tracking import matrices, plots
 from fedvision.tracking.figures import Metrics, by_site, duration, mean, measured, number, series, worst_and_best
+from fedvision.tracking.page import Plot, Run, Section, Table
 from fedvision.tracking.plots import Curve
-from fedvision.tracking.report import Plot, Run, Section, Table
 
 MOST_ROWS = 60  # sites that a plot shows one by one
 LEAST_OF_A_HISTOGRAM = 10  # sites, below which each one's dot says more
@@ -59,7 +59,9 @@ def _meaning(run: Run, metric: str) -> str:
     said = {
         "ece": "expected calibration error", "auc": "area under the ROC curve", "mae": "mean absolute error", "rmse": "root mean square error",
         "hd95": "95 % Hausdorff distance, pixels", "miou": "mean intersection over union", "dice": "of all pixels together",
-        "image_dice": "mean of the images' own", "boundary_f": "share of the borders that is right and found", "r2": "share of the variance that is explained", "sensitivity": f"at a specificity of {run.get('evaluation.specificity')}",
+        "image_dice": "mean of the images' own", "boundary_f": "share of the borders that is right and found", "map": "average precision over IoUs 0.5 to 0.95", "ap50": "average precision at IoU 0.5", "ap75": "average precision at IoU 0.75",
+        "mask_map": "of masks, over IoUs 0.5 to 0.95", "mask_ap50": "of masks, at IoU 0.5", "mask_ap75": "of masks, at IoU 0.75",
+        "r2": "share of the variance that is explained", "sensitivity": f"at a specificity of {run.get('evaluation.specificity')}",
     }  # fmt: skip
     return said.get(metric, "")
 

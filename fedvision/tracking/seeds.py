@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedvision.tracking.figures import Series, flat, mean, number
+from fedvision.tracking.page import Run, Table
 from fedvision.tracking.plots import Curve
-from fedvision.tracking.report import Run, Table
 
 NOT_OF_THE_CONFIG = ("name", "seed", "tracking.", "engine.")  # what runs may differ in and still be seeds of one config
 

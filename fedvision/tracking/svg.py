@@ -85,10 +85,11 @@ def rule(x1: float, y1: float, x2: float, y2: float, css: str = "grid") -> str:
     return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def path(points: Iterable[tuple[float, float]], css: str, close: bool = False) -> str:
-    """A line through points."""
+def path(points: Iterable[tuple[float, float]], css: str, close: bool = False, title: str = "") -> str:
+    """A line through points; `title` is shown when one points at it."""
     steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    return f'<path class="{css}" d="M{steps}{"Z" if close else ""}"/>'
+    drawn = f'<path class="{css}" d="M{steps}{"Z" if close else ""}"'
+    return f"{drawn}><title>{escape(title)}</title></path>" if title else f"{drawn}/>"
 
 
 def picture(height: float, parts: Iterable[str], says: str) -> Markup:

@@ -27,12 +27,11 @@ from fedvision.types import Guarantee, SiteId
 from privacy.attacks.canaries import FILE, Canaries, Shadow, traces_of
 from privacy.attacks.images import FILE as IMAGES
 from privacy.attacks.images import read_pictures, scored
-from privacy.attacks.one_run import CONFIDENCE, Bound, Traces, judged, planned_guesses
+from privacy.attacks.one_run import CONFIDENCE, RESULT, Bound, Traces, judged, planned_guesses
 from privacy.client_level import CANARIES, noise_of_updates
 from privacy.ledger.spent import books
 from privacy.plan import Plan, plan_of
 
-RESULT = "audit.json"
 COORDINATOR = SiteId("the coordinator")
 BLIND = 0.25  # of canary images that are guessed: what they leave in a model cannot be rehearsed
 

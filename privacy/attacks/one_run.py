@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+RESULT = "audit.json"  # in the run folder
 CONFIDENCE = 0.95
 LARGEST = 128.0  # ε beyond which nothing is looked for
 SHARES = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)  # of the canaries, guessed

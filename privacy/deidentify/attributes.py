@@ -74,7 +74,7 @@ def check(keyword: str, vr: bytes, action: str, options: frozenset[str]) -> tupl
 
 
 def _numbers(keyword: str, vr: bytes) -> values.Act:
-    return values.binary(4 if vr == b"AT" else values.SIZES[vr], None if vr == b"OW" else _most_values(_tag(keyword)))
+    return values.binary(vr, None if vr == b"OW" else _most_values(_tag(keyword)))
 
 
 def _temporal(keyword: str, vr: bytes, options: frozenset[str]) -> tuple[values.Act, bool]:

@@ -16,7 +16,7 @@ from privacy.deidentify.policy import MEANINGS, Policy
 from privacy.deidentify.profile import Rule, rules, safe_private
 from privacy.deidentify.reader import LONG, PIXEL_DATA, Element, Parsed
 from privacy.deidentify.states import Refused
-from privacy.deidentify.values import SIZES, Context, decimals, integers
+from privacy.deidentify.values import SIZES, Context, binary, decimals, integers
 
 IMPLEMENTATION = b"2.25.211180457094012853098531107465109830165"
 VERSION = b"FEDVISION"
@@ -223,18 +223,23 @@ class _Work:
                 creators[group, number] = self.data[start:end].decode("latin-1").strip(" \0")
                 continue
             creator = creators.get((group, number >> 8), "")
-            vr = known.get((creator, group, number & 0xFF))
-            if vr is None:
-                continue
+            vr, most = known.get((creator, group, number & 0xFF), (b"", None))
             value = self.data[start:end]
-            if vr in SIZES and vr != b"OW" and self.parsed.big:
+            if vr in SIZES and self.parsed.big:
                 value = _swapped(value, SIZES[vr])
-            check = {b"DS": decimals, b"IS": integers}.get(vr)
-            passed = check(self.context, value) if check else value if vr in SIZES and vr != b"OW" and len(value) % SIZES[vr] == 0 else None
+            passed = _safe_numbers(vr, most, self.context, value)
             if passed:
                 kept[tag] = encode(tag, vr, passed)
                 kept[group << 16 | number >> 8] = encode(group << 16 | number >> 8, b"LO", creator.encode("ascii"))
         return sorted(kept.items())
+
+
+def _safe_numbers(vr: bytes, most: int | None, context: Context, value: bytes) -> bytes | None:
+    """A private value as it is, where it holds numbers, and no more of them than the table allows."""
+    if vr in (b"DS", b"IS"):
+        passed = decimals(context, value) if vr == b"DS" else integers(context, value)
+        return passed if passed and (most is None or passed.count(b"\\") < most) else None
+    return binary(vr, most)(context, value) if vr in SIZES and vr != b"OW" else None
 
 
 def _swapped(value: bytes, size: int) -> bytes:

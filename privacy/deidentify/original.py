@@ -39,6 +39,7 @@ class Original:
 
     def __init__(self, source: bytes):
         self.texts: set[bytes] = set()
+        self.people: set[bytes] = set()  # parts of names, and the patient's number
         self.uids: set[bytes] = set()
         self.days: set[bytes] = set()
         self.times: set[bytes] = set()
@@ -122,13 +123,17 @@ class Original:
                 self.stamps.add(part)
             if len(part) >= 4:
                 self.texts.add(part)
-                if what & _NAMES:
-                    self.texts.update(word for word in re.split(rb"[\^= ,]+", part) if len(word) >= 4)
+                if what & _NAMES or tag == 0x00100020:
+                    words = [word for word in re.split(rb"[\^= ,]+", part) if len(word) >= 4]
+                    self.texts.update(words)
+                    self.people.update(words)
 
 
 _WORDS, _UIDS, _DAYS, _TIMES, _STAMPS, _NAMES, _OPAQUE, _ASKED = (1 << bit for bit in range(8))
 _OPEN = 0xFFFFFFFF  # an undefined length
-_QUESTIONS = frozenset([0x00020010, 0x00080030, 0x00100010, 0x00100020, 0x00100021, 0x0020000D, 0x00280100])
+_QUESTIONS = frozenset(
+    [0x00020010, 0x00080030, 0x00100010, 0x00100020, 0x00100021, 0x0020000D, 0x00280002, 0x00280008, 0x00280010, 0x00280011, 0x00280100]
+)
 
 
 def _strings(value: bytes, least: int) -> list[bytes]:
@@ -158,52 +163,6 @@ def dictionary_vr(tag: int) -> bytes:
         return b"LO" if 0x10 <= tag & 0xFFFF <= 0xFF else b"UN"
     entry = DicomDictionary.get(tag)
     return entry[0][:2].encode() if entry else b"UN"
-
-
-def same_pixels(original: Original, out: list[Found]) -> None:
-    """Equal pixel data: byte for byte, or, from big endian, word for word."""
-    new = next((value for tag, _, value, around in out if tag == PIXELS and not around), b"")
-    old = original.pixels
-    if original.big and int.from_bytes(original.first.get(0x00280100, b"\0\0"), "big") > 8:
-        import numpy as np
-
-        size = int.from_bytes(original.first[0x00280100], "big") // 8
-        old = np.frombuffer(old, f">u{size}").astype(f"<u{size}").tobytes()
-    if new == old:
-        return
-    if len(new) == len(old) and new[:-1] == old[:-1] and new[-1:] == b"\0":
-        return  # the padding byte of an odd number of pixels
-    if len(new) == len(old) + 1 and new[:-1] == old and new[-1:] == b"\0":
-        return
-    if len(new) == len(old) and new[:4] == b"\xfe\xff\0\xe0" and _quieted(old) == new:
-        return
-    raise Leak("pixels that are not the original's", PIXELS)
-
-
-def _quieted(old: bytes) -> bytes:
-    """Encapsulated pixel data with zeros in the comments of its streams: worked out by searching for their markers."""
-    new, here = bytearray(old), 0
-    while old[here : here + 4] == b"\xfe\xff\0\xe0":
-        size = int.from_bytes(old[here + 4 : here + 8], "little")
-        stream = here + 8
-        for found in re.finditer(rb"\xff([\x64\xe1-\xe7\xe9-\xed\xef\xfe])", old[stream : stream + size]):
-            at = stream + found.start()
-            wavelets = old[stream : stream + 2] == b"\xff\x4f"
-            if (found[1] == b"\x64") != wavelets or not _in_header(old, stream, at):
-                continue
-            first = at + 4 + 2 * wavelets
-            last = min(at + 2 + int.from_bytes(old[at + 2 : at + 4], "big"), stream + size)
-            new[first:last] = bytes(max(0, last - first))
-        here = stream + size
-    return bytes(new)
-
-
-def _in_header(data: bytes, stream: int, at: int) -> bool:
-    """Whether a marker at `at` is reached by walking the segments from the stream's start."""
-    here = stream + 2
-    while here < at and data[here] == 0xFF and data[here + 1] not in (0xDA, 0x93, 0x90):
-        here += 2 + int.from_bytes(data[here + 2 : here + 4], "big")
-    return here == at
 
 
 def calendar_day(value: bytes) -> date | None:

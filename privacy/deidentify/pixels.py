@@ -4,6 +4,7 @@ import re
 import struct
 from dataclasses import dataclass
 
+from privacy.deidentify import streams
 from privacy.deidentify.reader import ENCAPSULATED, PIXEL_DATA, Element, Parsed
 from privacy.deidentify.states import Refused
 
@@ -64,7 +65,7 @@ def check(parsed: Parsed, element: Element, shape: Shape) -> None:
     if parsed.syntax in ENCAPSULATED:
         if fragments is None or len(fragments) - 1 < min(shape.frames, 1) or (shape.frames > 1 and len(fragments) - 1 < shape.frames):
             raise Refused("PIXEL_LENGTH")
-        if any(begin == stop for begin, stop in fragments[1:]):
+        if any(begin == stop for begin, stop in fragments[1:]) or fragments[0][1] - fragments[0][0] not in (0, 4 * shape.frames):
             raise Refused("PIXEL_LENGTH")
     elif fragments is not None or (end - start) - shape.length not in (0, 1):
         raise Refused("PIXEL_LENGTH")
@@ -75,35 +76,40 @@ def header(tag_length: int, vr: bytes) -> bytes:
     return struct.pack("<HH2s2xI", 0x7FE0, 0x0010, vr, tag_length)
 
 
-def comments(fragment: bytes) -> list[tuple[int, int]]:
-    """(start, end) of what a JPEG, JPEG-LS or JPEG 2000 stream says beside the image: comments and application
-    segments.
-
-    Adobe's APP14 and JPEG-LS's APP8 stay: they tell how to decode the colours.
-    """
-    found: list[tuple[int, int]] = []
-    here = 2
-    if fragment[:2] not in (b"\xff\xd8", b"\xff\x4f"):
-        return found
-    wavelets = fragment[1] == 0x4F
-    while here + 4 <= len(fragment) and fragment[here] == 0xFF and fragment[here + 1] not in (0xDA, 0x93, 0x90):
-        marker, length = fragment[here + 1], int.from_bytes(fragment[here + 2 : here + 4], "big")
-        said = marker == 0x64 if wavelets else marker == 0xFE or (0xE0 < marker <= 0xEF and marker not in (0xE8, 0xEE))
-        start, end = here + 4 + 2 * wavelets, min(here + 2 + length, len(fragment))
-        if said and start < end:  # the first bytes of a JPEG 2000 comment are its registration, not text
-            found.append((start, end))
-        here += 2 + length
-    return found
+def _frames(data: bytes, fragments: list[tuple[int, int]], frames: int) -> list[list[tuple[int, int]]]:
+    """The fragments of each frame.  Where there are more than frames, a frame starts with the mark of its stream."""
+    if frames == 1:
+        return [fragments]
+    if len(fragments) == frames:
+        return [[fragment] for fragment in fragments]
+    groups: list[list[tuple[int, int]]] = []
+    for start, end in fragments:
+        if data[start : start + 3] in (b"\xff\xd8\xff", b"\xff\x4f\xff") or not groups:
+            groups.append([])
+        groups[-1].append((start, end))
+    if len(groups) != frames:
+        raise Refused("PIXEL_LENGTH")
+    return groups
 
 
-def _silenced(data: bytes, start: int, end: int, fragments: list[tuple[int, int]]) -> bytes | memoryview:
-    """The fragments with zeros for what is said in them."""
-    ranges = [(a + x, a + y) for a, b in fragments[1:] for x, y in comments(data[a:b])]
-    if not ranges:
-        return memoryview(data)[start:end]
-    quiet = bytearray(data[start:end])
-    for a, b in ranges:
-        quiet[a - start : b - start] = bytes(b - a)
+def _silenced(parsed: Parsed, element: Element, shape: Shape) -> bytes:
+    """The fragments with zeros for what is no part of the image, and a table of the offsets that are."""
+    _, _, begin, end, fragments = element
+    quiet = bytearray(parsed.data[begin:end])
+    frames = _frames(parsed.data, fragments[1:], shape.frames)
+    unpacked = shape.rows * shape.columns * shape.samples * shape.allocated // 8
+    for pieces in frames:
+        stream = b"".join([parsed.data[start:stop] for start, stop in pieces])
+        for first, last in streams.beside(stream, parsed.syntax, unpacked):
+            for start, stop in pieces:  # places count in the whole stream, pieces in the file
+                here, there = start - begin + max(0, first), start - begin + min(last, stop - start)
+                if here < there:
+                    quiet[here:there] = bytes(there - here)
+                first, last = first - (stop - start), last - (stop - start)
+    table, origin = fragments[0], fragments[1][0]
+    if table[0] != table[1]:
+        offsets = [pieces[0][0] - origin for pieces in frames]
+        quiet[table[0] - begin : table[1] - begin] = struct.pack(f"<{len(offsets)}I", *offsets)
     return bytes(quiet)
 
 
@@ -115,9 +121,9 @@ def native(data: bytes, allocated: int) -> list[bytes | memoryview]:
 
 def pieces(parsed: Parsed, element: Element, shape: Shape) -> list[bytes | memoryview]:
     """The pixel data element as it is written: its own bytes, and nothing that follows them in the file."""
-    _, vr, start, end, fragments = element
+    _, vr, start, _, fragments = element
     if fragments is not None:
-        return [header(0xFFFFFFFF, b"OB"), _silenced(parsed.data, start, end, fragments)]
+        return [header(0xFFFFFFFF, b"OB"), _silenced(parsed, element, shape)]
     length = shape.length
     data: bytes | memoryview = memoryview(parsed.data)[start : start + length]
     if parsed.big and shape.allocated > 8:

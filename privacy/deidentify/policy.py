@@ -109,6 +109,7 @@ def _rules() -> bytes:
         "attributes.py",
         "cleaner.py",
         "pixels.py",
+        "streams.py",
         "burned_in.py",
         "lettering.py",
     ]

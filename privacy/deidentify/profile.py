@@ -33,13 +33,14 @@ def table() -> dict[str, tuple[str, dict[str, str]]]:
 
 
 @cache
-def safe_private() -> dict[tuple[str, int, int], bytes]:
-    """Table E.3.10-1: (private creator, group, last byte of the element) -> VR."""
+def safe_private() -> dict[tuple[str, int, int], tuple[bytes, int | None]]:
+    """Table E.3.10-1: (private creator, group, last byte of the element) -> VR, and the most values (None: any
+    number)."""
     rows = {}
     for line in files("privacy.deidentify").joinpath("safe_private.tsv").read_text().splitlines():
         if not line.startswith("#"):
-            creator, group, byte, vr = [*line.split("\t"), ""][:4]
-            rows[creator, int(group, 16), int(byte, 16)] = vr[:2].encode()
+            creator, group, byte, vr, most = [*line.split("\t"), "", ""][:5]
+            rows[creator, int(group, 16), int(byte, 16)] = vr[:2].encode(), int(most) if most else None
     return rows
 
 

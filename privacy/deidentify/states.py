@@ -40,9 +40,9 @@ CODES = {
     "BAD_UID": "a study, series or SOP instance UID with several values",
     "UNSUPPORTED_SOP": "a SOP class without an allow-list",
     "UNSUPPORTED_SYNTAX": "a transfer syntax that is not read",
-    "PIXEL_LENGTH": "pixel data whose length is not rows × columns × samples × bits × frames",
+    "PIXEL_LENGTH": "pixel data whose length is not rows × columns × samples × bits × frames, or with other fragments than frames",
     "PIXEL_BOMB": "more pixels than the policy's max_megapixels",
-    "PIXELS_UNREADABLE": "pixel data that has to be looked at and does not decode",
+    "PIXELS_UNREADABLE": "pixel data that has to be looked at and does not decode, or a compressed stream that cannot be walked",
     "TEXT_UNCHECKED": "can hold burned-in text, and OCR is not installed: pip install 'fedvision[dicom]'",
     "TEXT_REMAINS": "text is still read in the pixels after they were blanked",
     "HEAD_VOLUME": "a volume of the head, from which a face can be rendered; the policy rejects them",
@@ -51,6 +51,11 @@ CODES = {
     "TIMEOUT": "over the CPU time that one file may take, or blocked for ten times as long",
     "CRASHED": "its worker process died",
 }
+
+
+def explain(code: str) -> str:
+    """What a code or kind means."""
+    return CODES.get(code) or SKIPS.get(code, "")
 
 
 class Refused(Exception):

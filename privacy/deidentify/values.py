@@ -40,7 +40,8 @@ _DATE = re.compile(rb"(\d{4})\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(rb"(\d\d):?(\d\d)?:?(\d\d)?(?:\.(\d{1,6}))?")
 _UID = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
 _ORIENTATION = re.compile(rb"[LRAPHF]{1,3}(?:\\[LRAPHF]{1,3})?|[LRADVCPTM]{1,4}(?:\\[LRADVCPTM]{1,4})?")
-_SPELT = re.compile(rb"(?=.*[A-Za-z]{3})[\x20-\x7e]+\0*", re.S)  # numbers whose bytes are words
+_PRINTED, _ALL_PRINTED = re.compile(rb"[\x20-\x7e]{6}"), re.compile(rb"[\x20-\x7e]+\0*")
+_WORD = re.compile(rb"[A-Za-z]{3}|[0-9]{6}")
 _DEVICE = re.compile(rb"[A-Za-z0-9 ._/+-]{1,64}")
 
 SIZES = {b"US": 2, b"SS": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8, b"AT": 2, b"OW": 2, b"UV": 8, b"SV": 8}
@@ -97,14 +98,22 @@ def age(context: Context, value: bytes) -> bytes | None:
     return b"090Y" if value.endswith(b"Y") and int(value[:3]) > 89 else value
 
 
-def binary(size: int, most: int | None) -> Act:
-    """Numbers of `size` bytes, at most as many as the attribute's multiplicity allows: what is longer could be text,
-    and so could six bytes and more that are all letters, digits and the like."""
+def spelt(vr: bytes, value: bytes) -> bool:
+    """Whether the bytes of numbers are letters, digits and the like.  Of integers: six in a row.  Floating-point
+    numbers come to that by chance: all of them, and in a single one a word or a long number."""
+    if vr not in (b"FL", b"FD"):
+        return _PRINTED.search(value) is not None
+    return len(value) >= 6 and _ALL_PRINTED.fullmatch(value) is not None and (len(value) > 8 or _WORD.search(value) is not None)
+
+
+def binary(vr: bytes, most: int | None) -> Act:
+    """Numbers of a binary VR, at most as many as the attribute's multiplicity allows: what is longer could be text."""
+    size = 4 if vr == b"AT" else SIZES[vr]
     limit = size * most if most is not None else None
 
     def act(context: Context, value: bytes) -> bytes | None:
         fits = len(value) % size == 0 and (limit is None or len(value) <= limit)
-        return value if fits and not (len(value) >= 6 and _SPELT.fullmatch(value)) else None
+        return value if fits and not spelt(vr, value) else None
 
     return act
 

@@ -24,10 +24,12 @@ from privacy.deidentify.instance import Outcome
 from privacy.deidentify.states import State
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 BATCH = 8  # files sent to a child at once
 QUEUE, QUEUE_BYTES = 48, 32_000  # files, and bytes of paths, that lie before a child: work while the parent is at the disk
 PATIENCE = 10  # times the limit of CPU time: wall-clock time that a file may take
 AHEAD = 96  # files per child that may be under way or waiting for their turn
+GATHER = 0.01  # seconds in which answers gather while every child has work: a parent that wakes for each takes a child's processor
 
 Handler = Callable[[bytes, bool], Outcome]
 Task = tuple[int, tuple[bytes, bool], Any]  # (number, what the handler is called with, what the caller wants back)
@@ -49,6 +51,7 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
         if os.getppid() != parent:
             os._exit(70)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _keep_memory()
         nothing = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nothing, standard)
@@ -61,6 +64,15 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
                 pipe.send(handle(path, thoroughly))
     finally:
         os._exit(70)
+
+
+def _keep_memory() -> None:
+    """What a file needed is kept for the next one (glibc): given back and asked for again, page by page, it costs a
+    tenth of the time."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        library.mallopt(M_TRIM_THRESHOLD, 64 << 20)
 
 
 def _allow(seconds: int) -> None:
@@ -142,20 +154,24 @@ class Pool:
 
     def _receive(self) -> None:
         busy = [child for child in self.children if child.busy]
+        if all(len(child.busy) > QUEUE // 2 for child in self.children):
+            time.sleep(GATHER)
         now = time.monotonic()
         left = min(child.since + self.longest - now for child in busy)
         for pipe in multiprocessing.connection.wait([child.pipe for child in busy], max(0.0, left)):
-            child = next(child for child in busy if child.pipe is pipe)
-            try:
-                outcome = child.pipe.recv()
-            except (EOFError, OSError):
-                self._replace(child, "")
-                continue
-            self._answer(child, outcome)
+            self._drain(next(child for child in busy if child.pipe is pipe))
         now = time.monotonic()
         for child in busy:
             if child.busy and child in self.children and now - child.since > self.longest and not child.pipe.poll():
                 self._replace(child, "TIMEOUT")
+
+    def _drain(self, child: _Child) -> None:
+        """Take all answers that lie in a child's pipe; it is replaced where it has died."""
+        try:
+            while child.busy and child.pipe.poll():
+                self._answer(child, child.pipe.recv())
+        except (EOFError, OSError):
+            self._replace(child, "")
 
     def _answer(self, child: _Child, outcome: Outcome) -> None:
         number, _, extra = child.busy.popleft()

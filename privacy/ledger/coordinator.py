@@ -90,8 +90,7 @@ class CoordinatorLedger:
 
     def _counted(self, heads: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
         """Heads to be counted now, and the root with them."""
-        after = Heads.of({**self.heads.newest, **heads})
-        return {"heads": [[site, *heads[site]] for site in sorted(heads)], "root": after.root()}
+        return {"heads": [[site, *heads[site]] for site in sorted(heads)], "root": self.heads.root_with(heads)}
 
     def witness(self) -> str:
         """The root over what is counted so far, and over this chain."""

@@ -51,7 +51,9 @@ class Event:
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> "Event":
         """The event in an entry; ValueError, TypeError or ConfigError where there is none."""
-        values: dict[str, Any] = {f.name: body.get(f.name) for f in fields(cls)}
+        values: dict[str, Any] = {f.name: body[f.name] for f in fields(cls) if f.name in body}
+        if len(values) < len(fields(cls)):
+            raise ValueError("an event that lacks a part")
         numbers = [values[name] for name in ("noise_multiplier", "clip", "sampling_rate", "delta")]
         if any(type(n) is not float for n in numbers) or type(values["steps"]) is not int:
             raise ValueError("an event whose numbers are none")

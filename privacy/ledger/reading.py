@@ -10,6 +10,13 @@ from fedvision.errors import LedgerDamaged
 from privacy.ledger.entries import FIRST, LONGEST, Broken, Entry, parsed
 
 T = TypeVar("T")
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("version", "seq", "round", "attempt", "steps", "rounds", "new", "charge", "sites_per_unit"), int),
+    **dict.fromkeys(("noise_multiplier", "clip", "sampling_rate", "delta", "epsilon"), float),
+    **dict.fromkeys(("once_a_round", "repeatable", "whole_plan"), bool),
+    **dict.fromkeys(("request", "model", "mechanism", "sampler", "unit", "relation"), str),
+    **dict.fromkeys(("orders", "rdp", "heads", "sites"), list),
+}  # by name, in every entry
 
 
 class Fault(LedgerDamaged):
@@ -26,6 +33,8 @@ class Fault(LedgerDamaged):
 def lines_of(run: Path, file: str, key: Ed25519PublicKey) -> Iterator[Entry]:
     """The entries of a file that is signed with `key`, each checked before it is given; Fault at the first that is not right."""
     try:
+        if (run / file).exists() and not (run / file).is_file():
+            raise Fault(file, None, "it is no file: a ledger is missing")  # reading a pipe would never end
         source = (run / file).open("rb")
     except OSError as error:
         raise Fault(file, None, f"it cannot be read ({error.strerror}): a ledger is missing") from None
@@ -38,10 +47,17 @@ def lines_of(run: Path, file: str, key: Ed25519PublicKey) -> Iterator[Entry]:
                 entry = parsed(line[:-1], number, prev, key)
             except Broken as broken:
                 raise Fault(file, number + 1, str(broken)) from None
+            if wrong := [name for name, value in entry.body.items() if not _of_its_kind(entry, name, value)]:
+                raise Fault(file, number + 1, f"its {wrong[0][:40]} is no {KINDS[wrong[0]].__name__}")
             yield entry
             number, prev = number + 1, entry.hash
     if number == 0:
         raise Fault(file, None, "it is empty")
+
+
+def _of_its_kind(entry: Entry, name: str, value: Any) -> bool:
+    """Whether a part is of the kind that its name has; the charge of a whole plan is of no round."""
+    return type(value) is KINDS.get(name, type(value)) or (value is None and entry.body.get("kind") == "charge")
 
 
 class Place:
@@ -62,8 +78,9 @@ class Place:
         return value
 
     def want(self, name: str, value: Any, why: str) -> None:
-        """Fault unless the part is `value`."""
-        if self.entry.body.get(name) != value:
+        """Fault unless the part is `value`, and of its kind."""
+        found = self.entry.body.get(name)
+        if found != value or type(found) is not type(value):
             raise self.fault(f"its {name} is {str(self.entry.body.get(name))[:40]!r}, and {why} {str(value)[:40]!r}")
 
     def heads(self) -> list[tuple[str, int, str]]:

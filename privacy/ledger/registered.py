@@ -22,25 +22,35 @@ AGREED = (*EVENT, "rounds", "sites_per_unit", "once_a_round", "repeatable", "who
 @dataclass(frozen=True)
 class Registered:
     """The terms in a chain's first entry, recomputed.  crossed: count of charges -> why prv was not asked about its PLD figure, ""
-    where it was; of every figure that was checked so far."""
+    where it was; of every figure that was checked so far.  asks_prv: whether it is to be asked, which takes seconds to import."""
 
     body: Mapping[str, Any]
     event: Event
     rounds: int
     orders: tuple[float, ...]
     rho: np.ndarray
+    asks_prv: bool = True
     crossed: dict[int, str] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, place: Place) -> "Registered":
+    def of(cls, place: Place, asks_prv: bool = True) -> "Registered":
         """Those of a first entry; Fault where its figures do not follow from its event."""
         place.want("kind", "plan", "a chain begins with")
         place.want("version", VERSION, "this verifier knows version")
+        if missing := [name for name in AGREED if name not in place.entry.body]:
+            raise place.fault(f"its {missing[0]} is missing")
         try:
             event = Event.of(place.entry.body)
-            rounds, orders = place.get("rounds", int), tuple(map(float, place.get("orders", list)))
-            if rounds < 1 or not orders or min(orders) <= 1 or list(orders) != sorted(set(orders)):
+            rounds, orders = place.get("rounds", int), tuple(place.get("orders", list))
+            if (
+                rounds < 1
+                or not orders
+                or any(type(order) is not float for order in orders)
+                or min(orders) <= 1
+                or list(orders) != sorted(set(orders))
+            ):
                 raise ValueError("orders")
+            event.phase(rounds)
             each = rho(event, orders)
         except (ValueError, TypeError, ConfigError) as error:
             raise place.fault(f"its plan cannot be counted: {error}") from None
@@ -48,7 +58,7 @@ class Registered:
             raise place.fault("its plan has orders at which nothing is bounded")
         for flag in ("once_a_round", "repeatable", "whole_plan"):
             place.get(flag, bool)
-        found = cls({name: place.entry.body.get(name) for name in AGREED}, event, rounds, orders, each)
+        found = cls({name: place.entry.body.get(name) for name in AGREED}, event, rounds, orders, each, asks_prv)
         found.check_epsilon(place, rounds)
         marks = place.get("pld", list)
         if not all(isinstance(m, list) and list(map(type, m)) == [int, float] and 1 <= m[0] <= rounds for m in marks) or not marks:
@@ -67,7 +77,10 @@ class Registered:
 
     def check_pld(self, place: Place, rounds: int, figure: float) -> None:
         """A recorded PLD figure against its own accountant, and that against the others."""
-        wanted = self.pld(rounds)
+        try:
+            wanted = self.pld(rounds)
+        except ConfigError as error:
+            raise place.fault(f"the PLD figure of {rounds} charges cannot be counted: {error}") from None
         if not near([figure], [wanted], SAME):
             raise place.fault(f"its PLD figure is {figure:.6g}, and {rounds} charges come to {wanted:.6g}")
         prv = self.prv(rounds)
@@ -87,6 +100,8 @@ class Registered:
         """ε of `rounds` charges by PRV, or why there is none."""
         if rounds == 0:
             return 0.0
+        if not self.asks_prv:
+            return "it was not asked for"
         if self.event.relation != "add_remove":
             return f"prv does not know relation {self.event.relation}"
         if self.rdp(rounds) > PRV_UP_TO:

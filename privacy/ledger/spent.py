@@ -1,13 +1,16 @@
 """What was spent, round by round, as the ledgers say: read without a roster, so believed only as far as the folder is."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedvision.errors import RunFolderError
+from fedvision.errors import ConfigError, RunFolderError
 from privacy.ledger.entries import FIRST, Broken, parsed
+from privacy.ledger.figures import Event
 from privacy.ledger.site import FILE
+from privacy.limits import Stated
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,18 @@ class Book:
         """The newest charge."""
         return self.charges[-1] if self.charges else None
 
+    def held(self) -> int:
+        """How many charges the plan and the limit that the site's account states hold; RunFolderError where that cannot be read."""
+        rounds, limit = int(self.plan["rounds"]), self.plan.get("limit")
+        if limit is None:
+            return rounds
+        try:
+            return min(rounds, Stated.of(limit).charges(Event.of(self.plan)))
+        except (ValueError, TypeError, ConfigError) as error:
+            raise RunFolderError(
+                f"the limit in the ledger of site {self.site} cannot be read: {error}; `fedvision privacy verify` says more"
+            ) from None
+
 
 def books(path: Path) -> list[Book]:
     """The books under a run folder, or the one of a site's folder or ledger; RunFolderError where there are none."""
@@ -59,29 +74,33 @@ def _is_site(file: Path) -> bool:
 
 def book(file: Path) -> Book:
     """A site's chain, in order and unbroken but with its signatures unread; RunFolderError where it is not."""
-    plan: dict[str, Any] = {}
-    charges: dict[int, dict[str, Any]] = {}
-    prev, pld = FIRST, {}
-    settled: set[int] = set()
+    bodies: list[Mapping[str, Any]] = []
+    prev = FIRST
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1]):
         try:
             entry = parsed(line, number, prev)
         except Broken as broken:
             raise RunFolderError(f"{file}, line {number + 1}: {broken}; `fedvision privacy verify` says more") from None
-        body, prev = dict(entry.body), entry.hash
-        kind = body["kind"]
-        if kind == "plan":
-            plan, pld = body, dict(map(tuple, body["pld"]))
-        elif kind == "charge":
+        bodies.append(entry.body)
+        prev = entry.hash
+    try:
+        return _book(bodies)
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{file} is no site's ledger: {error!r} in its entries; `fedvision privacy verify` says more") from None
+
+
+def _book(bodies: Sequence[Mapping[str, Any]]) -> Book:
+    plan, charges, settled = dict(bodies[0]), {}, set()
+    pld = {int(count): float(figure) for count, figure in plan["pld"]}
+    for number, body in enumerate(bodies[1:], 1):
+        if body["kind"] == "charge":
             charges[number] = body
-        elif kind == "settle":
+        elif body["kind"] == "settle":
             settled.add(body["charge"])
         else:
-            pld[body["rounds"]] = body["pld"]
-    if "site" not in plan:
-        raise RunFolderError(f"{file} is no site's ledger: it has no plan of a site")
+            pld[body["rounds"]] = float(body["pld"])
     rows = (
-        Spent(plan["site"], b["round"], b["attempt"], b["rounds"], b["epsilon"], pld.get(b["rounds"]), number in settled)
+        Spent(plan["site"], b["round"], b["attempt"], int(b["rounds"]), float(b["epsilon"]), pld.get(b["rounds"]), number in settled)
         for number, b in charges.items()
     )
     return Book(plan["site"], plan, tuple(rows))

@@ -96,5 +96,9 @@ def made_with() -> Mapping[str, Any]:
 
 def config_hash(experiment: Experiment) -> str:
     """SHA-256 of the config in canonical form, without where it runs and what is kept of it."""
-    values = {key: value for key, value in experiment.model_dump(mode="json").items() if key not in WHERE}
-    return hashlib.sha256(canonical(values)).hexdigest()
+    return hash_of(experiment.model_dump(mode="json"))
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """The same of a config's plain values, as a run folder's config.yaml has them; ValueError where they are none."""
+    return hashlib.sha256(canonical({key: value for key, value in config.items() if key not in WHERE})).hexdigest()

@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedvision.errors import ConfigError
+from fedvision.schema import read_yaml
 from privacy.ledger.keys import Roster
 from privacy.ledger.reading import Fault
 from privacy.ledger.registered import Registered
 from privacy.ledger.site import FILE
+from privacy.ledger.terms import hash_of
 from privacy.ledger.verify_coordinator import Coordinator, Receipt, read_coordinator
 from privacy.ledger.verify_site import SiteRecord, read_site, site_file
 
+CONFIG = "config.yaml"
+LEDGERS = "*ledger*.jsonl"  # what is called so in a run folder is one
 LONG = 4 << 20  # bytes of ledgers from which more than one process reads them
 
 
@@ -36,14 +41,15 @@ class Verdict:
     crossed: Mapping[int, str]
 
 
-def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
+def verify(run: Path, roster: Roster, outside: str | None = None, asks_prv: bool = True) -> Verdict:
     """The verdict on a run folder; Fault where it is not sound.  outside: a head of the coordinator's or a site's chain that was
-    noted elsewhere, and must be in the folder."""
-    coordinator = read_coordinator(run, roster)
-    known = {site_file(site) for site in roster.sites}
-    for path in sorted((run / "sites").glob(f"*/{FILE}")):
-        if (file := path.relative_to(run).as_posix()) not in known:
-            raise Fault(file, None, "a ledger of a site that is not in the roster")
+    noted elsewhere, and must be in the folder.  asks_prv: whether the second estimate of the PLD figures is made too; rdp, a bound above
+    them, is asked in any case."""
+    coordinator = read_coordinator(run, roster, asks_prv)
+    _check_config(run, coordinator.terms)
+    known = {FILE, *(site_file(site) for site in roster.sites)}
+    if strangers := {path.relative_to(run).as_posix() for path in run.rglob(LEDGERS)} - known:
+        raise Fault(min(strangers), None, "a ledger of nobody who is in the roster")
     receipts: dict[str, list[Receipt]] = {site: [] for site in roster.sites}
     for receipt in coordinator.receipts:
         receipts[receipt.site].append(receipt)
@@ -63,6 +69,18 @@ def verify(run: Path, roster: Roster, outside: str | None = None) -> Verdict:
     for record in sites:
         crossed |= record.crossed
     return Verdict(roster.run, coordinator.head, coordinator.closed, entries, coordinator.terms, sites, notes, crossed)
+
+
+def _check_config(run: Path, terms: Registered) -> None:
+    """Fault where the folder has a config, and it is not the one that the plan was made under."""
+    if not (run / CONFIG).exists():
+        return
+    try:
+        found = hash_of(read_yaml(run / CONFIG))
+    except (ConfigError, ValueError) as error:
+        raise Fault(CONFIG, None, f"it cannot be read: {error}") from None
+    if found != terms.body["config"]:
+        raise Fault(CONFIG, None, "it is not the config that the ledgers were made under: it was changed, or is another run's")
 
 
 def _records(run: Path, roster: Roster, coordinator: Coordinator) -> Iterator[SiteRecord]:

@@ -51,8 +51,8 @@ class Coordinator:
         return self.final or self.heads.witness(self.count - 1, self.head)
 
 
-def read_coordinator(run: Path, roster: Roster) -> Coordinator:
-    """The coordinator's chain; Fault where it is not sound by itself."""
+def read_coordinator(run: Path, roster: Roster, asks_prv: bool = True) -> Coordinator:
+    """The coordinator's chain; Fault where it is not sound by itself.  asks_prv: as in `verify`."""
     found: Coordinator | None = None
     for entry in lines_of(run, FILE, roster.key(None)):
         place = Place(FILE, entry)
@@ -60,7 +60,7 @@ def read_coordinator(run: Path, roster: Roster) -> Coordinator:
             place.want("run", roster.run, "the roster is of run")
             place.want("key", roster.coordinator, "the roster's is")
             place.want("sites", sorted(roster.sites), "the roster has")
-            found = Coordinator(Registered.of(place))
+            found = Coordinator(Registered.of(place, asks_prv))
         else:
             take = COORDINATOR_KINDS.get(str(entry.body.get("kind")))
             if take is None:

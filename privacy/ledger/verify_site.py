@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from fedvision.errors import ConfigError
 from privacy.ledger.entries import FIRST
 from privacy.ledger.figures import rdp_epsilon
 from privacy.ledger.keys import Roster
@@ -54,10 +55,12 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
             place.want("run", roster.run, "the roster is of run")
             place.want("site", site, "this is the ledger of site")
             place.want("key", roster.sites[site], "the roster's is")
-            terms = Registered.of(place)
+            terms = Registered.of(place, coordinator.terms.asks_prv)
             for name in AGREED:
                 place.want(name, coordinator.terms.body[name], "the coordinator registered")
-            check = SiteCheck(SiteRecord(site, first=entry.hash, crossed=terms.crossed), roster.run, terms, coordinator, _limit(place))
+            check = SiteCheck(
+                SiteRecord(site, first=entry.hash, crossed=terms.crossed), roster.run, terms, coordinator, _held(place, terms)
+            )
         else:
             check.take(place)
         check.record.hashes.append(entry.hash)
@@ -66,24 +69,23 @@ def read_site(run: Path, site: str, roster: Roster, coordinator: Coordinator) ->
     return check.record
 
 
-def _limit(place: Place) -> Stated | None:
-    """The limit that the site's first entry states; Fault where it is none."""
+def _held(place: Place, terms: Registered) -> int:
+    """How many charges the plan holds, and the limit that the site's first entry states; Fault where it is none."""
     said = place.entry.body.get("limit")
     if said is None:
-        return None
+        return terms.rounds
     try:
-        return Stated.of(said)
-    except ValueError as error:
+        return min(terms.rounds, Stated.of(said).charges(terms.event))
+    except (ValueError, ConfigError) as error:
         raise place.fault(f"its limit cannot be read: {error}") from None
 
 
 class SiteCheck:
     """What a site's chain adds up to so far."""
 
-    def __init__(self, record: SiteRecord, run: str, terms: Registered, coordinator: Coordinator, limit: Stated | None):
-        self.record, self.run, self.terms, self.coordinator = record, run, terms, coordinator
+    def __init__(self, record: SiteRecord, run: str, terms: Registered, coordinator: Coordinator, most: int):
+        self.record, self.run, self.terms, self.coordinator, self.most = record, run, terms, coordinator, most
         self.summed = np.zeros(len(self.terms.orders))
-        self.most = self.terms.rounds if limit is None else min(self.terms.rounds, limit.charges(terms.event))
         self.paid: set[int] = set()
         self.settled: set[int] = set()
         free = {"clip"} if self.terms.body["once_a_round"] else set()  # the coordinator's may follow the norms
@@ -106,7 +108,7 @@ class SiteCheck:
         body, record, flags = place.entry.body, self.record, self.terms.body
         place.want("run", self.run, "this ledger is of run")
         for name, value in self.fixed:
-            if body.get(name) != value:
+            if body.get(name) != value or type(body[name]) is not type(value):
                 place.want(name, value, "the plan has")
         place.want("config", flags["config"], "the plan has")
         if flags["whole_plan"]:

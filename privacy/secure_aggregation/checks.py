@@ -12,7 +12,7 @@ CHECKS: dict[str, str] = {
     "roster_version": "a roster older than the pinned one",
     "roster_shrinks": "a roster that leaves fewer of the known sites than this site's minimum cohort",
     "not_approved": "a newer roster that neither this site's approval nor its rule covers",
-    "stranger": "a site beyond the roster",
+    "stranger": "a site beyond the roster, or a known one under a second name",
     "key_signature": "keys that their site has not signed, for this run, round, attempt and roster",
     "own_keys": "a list of keys in which this site's own are missing or others",
     "small_order": "a public key whose shared secret anybody knows",

@@ -7,7 +7,8 @@ strangers may come, but they cannot make up a cohort.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from privacy.secure_aggregation import codec
 from privacy.secure_aggregation.checks import require
@@ -32,12 +33,12 @@ class Roster:
     authorities: tuple[bytes, ...]
     quorum: int
 
-    @property
+    @cached_property
     def fingerprint(self) -> bytes:
         """What a site pins."""
         return digest(b"roster", codec.encode(self))
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, bytes]:
         """Site -> public key."""
         return {member.site: member.key for member in self.members}
@@ -94,16 +95,14 @@ class Pinned:
     """The roster that a site goes by.  approved: fingerprints of newer ones that the site's people have agreed to.
 
     allow_additions: the site's rule for rosters that nobody approved by hand: True takes those that only add sites.
+    former: those that it went by before; what was signed in their time is judged by the keys of their time.
     """
 
     roster: Roster
     minimum_cohort: int
     approved: frozenset[bytes] = frozenset()
     allow_additions: bool = False
-    _keys: dict[str, bytes] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._keys = self.roster.keys
+    former: tuple[Roster, ...] = ()
 
     @classmethod
     def join(cls, signed: SignedRoster, fingerprint: bytes, minimum_cohort: int, allow_additions: bool = False) -> "Pinned":
@@ -115,7 +114,11 @@ class Pinned:
 
     def key(self, site: str) -> bytes | None:
         """The public key of a site of the roster."""
-        return self._keys.get(site)
+        return self.roster.keys.get(site)
+
+    def keys_under(self, fingerprint: bytes) -> dict[str, bytes]:
+        """The sites' public keys in the roster in force or a former one; none for one that this site never went by."""
+        return next((r.keys for r in (self.roster, *self.former) if r.fingerprint == fingerprint), {})
 
     @property
     def fingerprint(self) -> bytes:
@@ -128,7 +131,7 @@ class Pinned:
 
     def adopt(self, signed: SignedRoster) -> None:
         """Go by a newer roster from now on; AggregationRefused by the name of the check that it does not pass."""
-        new, old = signed.roster, self._keys
+        new, old = signed.roster, self.roster.keys
         require("malformed", well_formed(new) and new.federation == self.roster.federation, "not a roster of this federation")
         require("roster_version", new.version > self.roster.version, f"version {new.version}, and {self.roster.version} is in force")
         _check_signatures(signed, self.roster.authorities, self.roster.quorum)
@@ -137,7 +140,9 @@ class Pinned:
             "roster_shrinks", kept >= self.minimum_cohort,
             f"{kept} of the known sites stay in roster {new.version}, and this site's minimum cohort is {self.minimum_cohort}",
         )  # fmt: skip
+        renamed = set(old.values()) & {member.key for member in new.members if old.get(member.site) != member.key}
+        require("stranger", not renamed, f"roster {new.version} gives a known site's key another name, under which it would count twice")
         same_authorities = (new.authorities, new.quorum) == (self.roster.authorities, self.roster.quorum)
         by_rule = self.allow_additions and kept == len(old) and same_authorities
         require("not_approved", by_rule or new.fingerprint in self.approved, f"roster {new.version} was not approved at this site")
-        self.roster, self._keys = new, new.keys
+        self.roster, self.former = new, (*self.former, self.roster)

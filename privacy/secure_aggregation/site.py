@@ -105,6 +105,7 @@ class SecureSite:
             handlers: dict[type, Callable[[Any], ToCoordinator]] = {
                 Open: self._open, KeyList: self._key_list, Survivors: self._survivors, Proof: self._proof, Abandon: self._abandon,
             }  # fmt: skip
+            require("malformed", type(message) in handlers, f"{type(message).__name__} is not for a site")
             return handlers[type(message)](message)
         except AggregationRefused as refused:
             return Refusal(message.session, self.site, refused.check, str(refused))
@@ -232,10 +233,11 @@ class SecureSite:
         return self._signers(signed, taken.session, set(taken.members)) >= taken.threshold
 
     def _signers(self, signed: Sequence[Signed], session: Session, among: set[str]) -> int:
+        keys = self.pinned.keys_under(session.roster)  # of an earlier attempt's time: a key that came later has no word in it
         good = {
             message.site
             for message in signed
-            if message.session == session and message.site in among and signed_by(message, self.pinned.key(message.site) or b"")
+            if message.session == session and message.site in among and signed_by(message, keys.get(message.site, b""))
         }
         return len(good)
 

@@ -1,6 +1,9 @@
 """Where a site keeps what it must not forget: whole or not at all, before it answers."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -32,6 +35,16 @@ class Files:
     def __init__(self, folder: Path, durable: bool = True):
         self.folder, self.durable = folder, durable
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While no other process or thread holds the folder: one that does is waited for, one that dies lets go."""
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
 
     def _path(self, name: str) -> Path:
         return self.folder / quote(name, safe="")

@@ -8,27 +8,13 @@ Aggregation, AISTATS 2022, algorithm 1 (who trains when: server/asynchronous.py)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from fedvision.types import State
+from server.arrivals import Arrivals, Buffered
 from server.strategies import Steps, moved
-
-if TYPE_CHECKING:
-    from server.asynchronous import Arrivals
-
-
-@dataclass(frozen=True)
-class Buffered:
-    """w: the model.  Of each site that is training: its update (the run's fixed-point vector), the round whose model it was
-    sent, and the simulated second at which its reply comes.  clock: the simulated second of the last step."""
-
-    w: State
-    flight: State
-    sent: State
-    due: State
-    clock: State
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class FedBuff:
         """None."""
         return {}
 
-    def apply(self, state: Buffered, sent: "Arrivals", sites: int) -> Buffered:
+    def apply(self, state: Buffered, sent: Arrivals, sites: int) -> Buffered:
         """One step, of the sums over the updates of each staleness, the freshest first."""
 
         def steps(field: str, rate: float) -> Steps:

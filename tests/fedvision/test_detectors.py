@@ -1,5 +1,8 @@
 """Detectors: losses of an image alone, what is dealt to which box by hand, and that each can learn."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -10,11 +13,13 @@ from fedvision.detection.points import decoded as reached
 from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Model
+from fedvision.models.deformable import DeformableAttention
 from fedvision.models.detectors import detector
 from fedvision.tasks.detection import METHODS, Detection, method_of
 
 SMALL = Model(width=8, options={"channels": 16})
-OPTIONS = {"ssdlite": {}, "detr": {"channels": 32, "layers": 2, "queries": 10}}
+SETS = ("detr", "deformable_detr")  # of queries
+OPTIONS = {"ssdlite": {}} | {name: {"channels": 32, "layers": 2, "queries": 10} for name in SETS}
 
 
 def made(name: str, shape: tuple[int, int, int] = (3, 64, 64), classes: int = 3) -> tuple[torch.nn.Module, Detection]:
@@ -183,6 +188,40 @@ def test_more_boxes_than_queries_and_numbers_that_are_none_do_not_end_it() -> No
     assert Detr(2).loss(outputs * torch.nan, many).shape == (1,)
 
 
+def looked(one: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """What a map [d,h,w] holds between its places, by the four around (x, y), pixels, and zeros outside: [d]."""
+    total = torch.zeros(len(one), dtype=one.dtype)
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < one.shape[1] and 0 <= column < one.shape[2]:
+                total += (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row)) * one[:, row, column]
+    return total
+
+
+def test_deformable_attention_is_the_sum_over_points_that_its_equation_says() -> None:
+    g = torch.Generator().manual_seed(0)
+    sizes, heads, points, width = [(5, 7), (3, 4), (2, 2)], 2, 3, 8
+    attend = DeformableAttention(width, heads, points).double()
+    for parameter in attend.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=g, dtype=torch.double) * 0.7  # points also lie outside
+    tokens = torch.randn(2, sum(h * w for h, w in sizes), width, generator=g, dtype=torch.double)
+    x, near = torch.randn(2, 4, width, generator=g, dtype=torch.double), torch.rand(2, 4, 2, generator=g, dtype=torch.double)
+    values, offsets = attend.value(tokens).view(2, -1, heads, width // heads), attend.offsets(x).view(2, 4, heads, 3, points, 2)
+    weights = attend.weights(x).view(2, 4, heads, -1).softmax(-1).view(2, 4, heads, 3, points)
+    wanted = torch.zeros(2, 4, width, dtype=torch.double)
+    for b, n, head in itertools.product(range(2), range(4), range(heads)):
+        first = 0
+        for level, (h, w) in enumerate(sizes):
+            one = values[b, first : first + h * w, head].T.reshape(-1, h, w)
+            first += h * w
+            for p in range(points):
+                dx, dy = offsets[b, n, head, level, p].tolist()
+                seen = looked(one, near[b, n, 0].item() * w + dx, near[b, n, 1].item() * h + dy)
+                wanted[b, n, head * 4 : head * 4 + 4] += weights[b, n, head, level, p] * seen
+    assert torch.allclose(attend(x, near, tokens, sizes), attend.out(wanted), atol=1e-10)
+
+
 def test_the_pictures_of_an_image_show_what_was_missed_and_what_was_wrongly_said() -> None:
     from fedvision.tasks.drawing import MISSED, WRONG
 
@@ -203,15 +242,16 @@ def test_the_pictures_of_an_image_show_what_was_missed_and_what_was_wrongly_said
     assert not shown(MISSED) and not shown(WRONG)
 
 
-def test_detr_learns_sixteen_images_by_heart() -> None:
+@pytest.mark.parametrize(("name", "steps"), [("detr", 200), ("deformable_detr", 60)])
+def test_sixteen_images_are_learned_by_heart(name: str, steps: int) -> None:
     from rectangles import rectangles
 
     data = rectangles(16)
     x, y = torch.from_numpy(data.images).float() / 127.5 - 1, torch.from_numpy(data.targets)
-    model, task = made("detr", classes=2)
+    model, task = made(name, classes=2)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (200 - step) / 80)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (steps - step) / (0.4 * steps))
         optimizer.zero_grad()
         task.loss(model(x), y).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -10,6 +10,7 @@ from PIL import Image
 from segments import experiment
 from torch import Tensor
 
+from fedvision import label_files
 from fedvision.errors import FedvisionError
 from fedvision.labelling import fitting, segment_file
 from fedvision.sliding import Windows, blending, segment
@@ -64,6 +65,7 @@ def test_the_blend_is_the_weighted_mean_of_all_windows_by_hand() -> None:
 
 def test_windows_shrink_until_the_logits_of_many_classes_fit() -> None:
     assert fitting((256, 256), 4) == (256, 256) and fitting((256, 256), 1000) == (64, 64) and fitting((512, 256), 10**6) == (32, 32)
+    assert fitting((8, 256, 40), 10**4) == (8, 32, 32)
 
 
 def test_a_run_labels_pictures_and_arrays_of_any_size_and_refuses_others_by_name(tmp_path: Path) -> None:
@@ -86,7 +88,53 @@ def test_a_run_labels_pictures_and_arrays_of_any_size_and_refuses_others_by_name
     for image, out, said in (
         ("c.npy", "o.npy", r"holds uint8 \[5, 5, 3\], and the model takes uint8 \[H, W\]"),
         ("no.png", "o.npy", "there is no image"),
-        ("a.png", "o.jpg", "as .npy or .png"),
+        ("a.png", "o.jpg", r"as .npy, .png, .nii or .nii.gz"),
+        ("a.png", "o.nii.gz", "a NIfTI file holds a volume"),
+        ("a.png", "none/o.png", "there is no folder"),
     ):
         with pytest.raises(FedvisionError, match=said):
             segment_file(folder.path, tmp_path / image, tmp_path / out)
+
+
+def test_a_volume_is_labelled_as_its_array_and_keeps_its_place_in_space(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    quiet = {"mlflow": None, "report": False, "pictures": 0}
+    untrained = experiment(options={"depth": 5, "n": 8}, federation={"rounds": 1}, training={"learning_rate": 1e-6}, tracking=quiet)
+    folder, _ = simulate(untrained, tmp_path / "run", None, quiet=True)
+    values = np.random.default_rng(0).integers(0, 255, (23, 31, 9), np.uint8)  # X, Y, Z
+    affine = np.array([[0.0, -2, 0, 5], [2, 0, 0, -7], [0, 0, 3, 1], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "v.nii.gz")
+    np.save(tmp_path / "v.npy", np.ascontiguousarray(values.transpose(2, 1, 0)))
+    segment_file(folder.path, tmp_path / "v.npy", tmp_path / "plain.npy")
+    wanted = np.load(tmp_path / "plain.npy")
+    assert len(np.unique(wanted)) > 1
+    for out in ("a.nii", "a.nii.gz"):
+        counts = segment_file(folder.path, tmp_path / "v.nii.gz", tmp_path / out)
+        found = nibabel.load(tmp_path / out)
+        assert np.array_equal(np.asarray(found.dataobj), wanted.transpose(2, 1, 0)) and np.allclose(found.affine, affine)
+        assert list(counts.values()) == np.bincount(wanted.ravel(), minlength=3).tolist()
+    with pytest.raises(FedvisionError, match="a PNG holds one plane"):
+        segment_file(folder.path, tmp_path / "v.npy", tmp_path / "o.png")
+
+
+def test_labels_are_refined_where_it_is_asked_for(tmp_path: Path) -> None:
+    quiet = {"mlflow": None, "report": False, "pictures": 0}
+    folder, _ = simulate(
+        experiment(segmentation={"crf": {"similar": 4.0}}, federation={"rounds": 1}, tracking=quiet), tmp_path / "run", None, quiet=True
+    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30), np.uint8)).save(tmp_path / "a.tif")
+    for name, crf in (("own", None), ("with", True), ("without", False)):
+        segment_file(folder.path, tmp_path / "a.tif", tmp_path / f"{name}.npy", 32, crf=crf)
+    own, refined, plain = (np.load(tmp_path / f"{name}.npy") for name in ("own", "with", "without"))
+    assert np.array_equal(own, refined) and not np.array_equal(own, plain)
+
+
+@pytest.mark.parametrize(("dtype", "sides"), [(np.uint8, (700, 9)), (np.uint16, (5, 400))])
+def test_labels_are_written_as_png_of_8_and_of_16_bits_a_few_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type, sides: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(label_files, "_AT_ONCE", 1000)
+    labels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, sides, dtype)
+    np.save(tmp_path / "l.npy", labels)
+    label_files.deliver(tmp_path / "l.npy", tmp_path / "l.png", tmp_path / "image.tif")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "l.png")), labels)

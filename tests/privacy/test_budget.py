@@ -101,6 +101,14 @@ def test_a_plan_fills_the_limit_that_was_made_for_it_exactly(tmp_path: Path) -> 
     assert _spend(budget, "run", event) == 17
 
 
+def test_a_plan_that_comes_to_no_epsilon_at_all_at_its_delta_is_let_through_whole(tmp_path: Path) -> None:
+    event = _event(1000.0, delta=0.01)
+    limit = Limit.filled_by(event, 3, 0.01)
+    budget = _opened(tmp_path, Limits(0.01, "subject", "add_remove", limit))
+    budget.join("run", "research")
+    assert limit.epsilon == 0 and _spend(budget, "run", event, most=3) == 3
+
+
 def test_the_limits_per_run_and_per_purpose_hold_beside_that_of_a_lifetime(tmp_path: Path) -> None:
     budget = _opened(tmp_path, _limits(6.0, 2.0, purposes={"research": 2.6, "product": 6.0}))
     let = {}
@@ -186,8 +194,23 @@ def test_a_damaged_account_spends_no_more(tmp_path: Path) -> None:
     path = _charged(tmp_path).path
     content = path.read_bytes()
     at = content.index(b'"kind":"charge"')
-    path.write_bytes(content[: at + 40] + b"9" + content[at + 41 :])
+    path.write_bytes(content[: at + 40] + bytes([content[at + 40] ^ 1]) + content[at + 41 :])
     with pytest.raises(LedgerDamaged, match=r"account\.jsonl, line \d"):
+        Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"relation":"add_remove"', b'"relation":"ad_remove"'), (b'"lifetime"', b'"lifetine"'), (b'"purpose"', b'"purpos"'),
+        (b'"kind":"charge"', b'"kine":"charge"'), (b'"rho":[', b'"rho":[[],'), (b'"settle"', b'"charge"'),
+    ],
+)  # fmt: skip
+def test_an_account_whose_entries_are_none_of_an_account_spends_no_more(was: bytes, now: bytes, tmp_path: Path) -> None:
+    path = _charged(tmp_path).path
+    before, _, after = path.read_bytes().rpartition(was)
+    path.write_bytes(before + now + after)
+    with pytest.raises(LedgerDamaged):
         Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
 
 

@@ -30,9 +30,9 @@ from privacy.commands import app
 from privacy.noise import for_simulation_only
 from privacy.plan import plan_of
 from privacy.training import Stepper, Units, make_stepper
-from simulations.engines import Setting
 from simulations.inline import Inline
 from simulations.run import simulate
+from simulations.setting import Setting
 
 DELTA = 1e-5
 

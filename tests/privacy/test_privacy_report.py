@@ -1,5 +1,6 @@
 """The privacy officer's page: its numbers, its alarms, and what it does when something is missing."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from privacy.accountants import Phase
-from privacy.attacks.audit import RESULT
+from privacy.attacks.one_run import RESULT
 from privacy.commands import app
 from privacy.plan import plan_of
 from privacy.report import draw_privacy
+from privacy.statistics import together
 from privacy.tradeoff import Tradeoff
 from privacy.wording import uncovered
+from simulations.rehearsal import begin, planned, play
 from simulations.run import simulate
 
 
@@ -75,8 +78,14 @@ def test_the_page_says_promise_spending_attack_and_how_to_check_again(tmp_path: 
     )
     assert f"all {plan.rounds} rounds paid" in said and " sound " in said
     paid = next(rounds for rounds in (1, 2) if f"site-001 {rounds} 3 " in said)
-    assert f"site-001 {paid} 3 {plan.spent(paid).epsilon:.3f}" in said and "of ε = 1.35" in said
-    assert f"site-000 3 3 {plan.guarantee.epsilon:.3f}" in said
+    assert f"site-001 {paid} 3 {3 - paid} {plan.spent(paid).epsilon:.3f}" in said and "of ε = 1.35" in said
+    assert f"site-000 3 3 0 {plan.guarantee.epsilon:.3f}" in said
+    assert f"Rounds were declined, and the run went on without: site-001 in {3 - paid}." in said
+    html, own = page.read_text(), plan.spent(paid).epsilon
+    assert (
+        f"budget of the run, at δ = 1e-05 per example ({plan.guarantee.epsilon:.3f})" in html
+        and f"own budget: site-001 ({own:.3f})" in html
+    )
     assert "600 canaries stood beside the noisy sums" in said and "took part" in said
     for line in uncovered(experiment, plan):
         assert line in said
@@ -100,6 +109,28 @@ def test_the_page_alarms_where_the_record_was_changed_the_audit_refutes_or_the_n
     assert "The record is not as it was written" in said and " broken " in said
 
 
+def test_the_page_alarms_where_the_config_is_not_the_one_that_the_record_was_made_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(begin(planned(2, 3), tmp_path / "run"), range(1))
+    assert "not the config" not in _text(draw_privacy(tmp_path / "run"))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("clip: 1.0", "clip: 0.1"))
+    assert "config.yaml: it is not the config that the ledgers were made under" in _text(draw_privacy(tmp_path / "run"))
+    monkeypatch.setenv("FEDVISION_STATE", str(tmp_path / "another machine"))
+    assert "not the config that the record was made under" in _text(draw_privacy(tmp_path / "run"))
+
+
+def test_more_sites_than_colours_are_drawn_all_and_those_that_spent_most_and_least_are_named(tmp_path: Path) -> None:
+    ledgers = begin(planned(9, 9), tmp_path / "run")
+    for number in range(9):  # site n pays for n + 1 rounds
+        play(dataclasses.replace(ledgers, sites=ledgers.sites[number:]), range(number, number + 1))
+    page = draw_privacy(tmp_path / "run").read_text()
+    assert "spent most: site-008" in page and "spent least: site-000" in page
+    assert all(f"<title>{site}</title>" in page for site in ledgers.sites)
+    assert "site-008 9 9 0" in _text(tmp_path / "run" / "privacy.html")
+
+
 def test_where_keys_are_unknown_the_page_says_that_nothing_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = simulate(_experiment(federation={"rounds": 1}), tmp_path / "run", None, quiet=True)
     monkeypatch.setenv("FEDVISION_STATE", str(tmp_path / "another machine"))
@@ -115,6 +146,15 @@ def test_a_site_level_run_says_whom_it_protects_and_that_the_coordinator_sees_up
     said = _text(draw_privacy(folder.path))
     assert "For each site with all that it holds: what everyone but the coordinator" in said
     assert "The coordinator, who sees each site's update before the noise." in said
+
+
+def test_statistics_that_the_same_data_gave_before_are_told_with_the_promise(tmp_path: Path) -> None:
+    experiment = planned(2, 3)
+    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"statistics_noise": 20.0})})
+    play(begin(experiment, tmp_path / "run"), range(1))
+    both = together(plan_of(experiment), experiment)
+    assert both is not None and both.epsilon > plan_of(experiment).guarantee.epsilon
+    assert f"released before it, data.mean and data.std: {both}." in _text(draw_privacy(tmp_path / "run"))
 
 
 def test_a_run_that_promised_nothing_has_no_such_page(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ def test_a_unet_with_group_norm_and_losses_of_masks_can_be_protected(losses: dic
     assert len(findings) >= 3 and all(finding.measured <= finding.limit for finding in findings)
 
 
+@pytest.mark.parametrize("name", ["deeplabv3", "lraspp"])
+def test_a_head_over_a_backbone_with_group_norm_can_be_protected(name: str) -> None:
+    model = {"name": name, "norm": "group", "width": 8, "options": {"backbone": "timm/resnet10t"}}
+    findings = check_experiment(private(model=model), (1, 33, 41), ("ground", "bright", "dark"))
+    assert len(findings) >= 3 and all(finding.measured <= finding.limit for finding in findings)
+
+
 def test_a_unet_with_batch_norm_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model.norm = batch|model.norm to group"):
         check_experiment(private(model={"norm": "batch"}), (1, 13, 11), ("ground", "bright", "dark"))

@@ -13,7 +13,7 @@ from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from fedvision.sums import COUNT, Encoder, Field, Layout, Total
 from fedvision.types import ClientUpdate, SiteId
-from server.asynchronous import Arrivals
+from server.arrivals import Arrivals
 from server.strategies import make_strategy
 from simulations.run import simulate
 

@@ -23,9 +23,9 @@ from fedvision.wire import Premises, arrays_of
 from server import exchange as rules
 from server.app import Conductor
 from server.exchange import GridExchange
-from simulations.engines import Setting
 from simulations.flower import premises
 from simulations.run import simulate
+from simulations.setting import Setting
 
 CONFIG = """
 name: tiny

@@ -14,6 +14,7 @@ from fedvision.sums import COUNT, Encoder, Field, Layout
 from fedvision.types import ClientUpdate, Declined, Lost, Reply, Request, SiteId, TrainRequest
 from server.checkpoints import Progress
 from server.rounds import Rounds
+from server.run import last_counted
 from server.strategies import make_strategy
 
 SITES = [SiteId(name) for name in "abcd"]
@@ -189,10 +190,11 @@ def test_only_counted_rounds_of_a_site_are_named_to_it() -> None:
     }
     experiment = validate(Experiment, values, "test")
     exchange, kept, rule = Written(with_control), Kept(), make_strategy(experiment.strategy)
-    Rounds(experiment, "run", exchange, rule, here, lambda *_: {}, kept).run(rule.init({"w": torch.zeros(1)}), Progress())
+    rounds = Rounds(experiment, "run", exchange, rule, here, lambda *_: {}, kept)
+    rounds.run(rule.init({"w": torch.zeros(1)}), Progress())
     assert [asked[SiteId("a")].counted for asked in exchange.asked] == [None, 0, 0]
     assert [asked[SiteId("b")].counted for asked in exchange.asked] == [None, 0, 1]
-    assert kept.progress[-1].counted == {"a": 2, "b": 2, "c": 2, "d": 2}
+    assert rounds.counted == last_counted(kept.records) == {"a": 2, "b": 2, "c": 2, "d": 2}
 
 
 def test_the_median_holds_against_one_site_that_lies_within_its_range() -> None:

@@ -126,9 +126,9 @@ def test_a_checkpoint_gives_back_every_strategys_state(tmp_path: Path) -> None:
         rule, store = strategy(name), Checkpoints(tmp_path / name, 2)
         state = rule.apply(rule.init(MODEL), sent(controls=[[1.0, 0.0], [3.0, 2.0]]), 8)
         for number in range(4):
-            store.write(state, Progress(number, {"a": 3}, 0.5), best=number == 1)
+            store.write(state, Progress(number, 0.5), best=number == 1)
         found = store.newest(rule.init(MODEL))
-        assert found is not None and found[1] == Progress(3, {"a": 3}, 0.5)
+        assert found is not None and found[1] == Progress(3, 0.5)
         assert sorted(p.name for p in store.folder.iterdir()) == ["best.safetensors", "round-2.safetensors", "round-3.safetensors"]
         again, straight = (rule.apply(s, sent(controls=[[1.0, 0.0], [3.0, 2.0]]), 8) for s in (found[0], state))
         assert torch.equal(rule.weights(again)["w"], rule.weights(straight)["w"])

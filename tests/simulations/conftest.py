@@ -10,6 +10,7 @@ import pytest
 from ray_runs import CPUS, digits
 
 from fedvision.tracking.folder import RunFolder
+from simulations.ray_bare import start
 from simulations.run import simulate
 
 
@@ -19,7 +20,7 @@ def a_ray() -> Iterator[Any]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     import ray
 
-    ray.init(address="local", num_cpus=CPUS, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+    start(num_cpus=CPUS, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
     yield ray
     ray.shutdown()
 

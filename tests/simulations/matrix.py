@@ -1,7 +1,6 @@
 """Every algorithm with every way of taking part, small; which pairs the config refuses, and by which words."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from fedvision.algorithms import AT_HOME, UNIFORM
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
+from fedvision.tracking.folder import RunFolder
 
 SITES = 7
 PARTICIPATION: dict[str, dict[str, Any]] = {
@@ -58,53 +58,10 @@ def ended(wanted: Experiment, out: Path, engine: Callable[..., Any] | None = Non
     from simulations.run import simulate
 
     folder, summary = simulate(wanted, out, None, quiet=True, engine=engine)
-    who = [(r["answered"], r["missing"], r["declined"], r["refused"], r["train"]) for r in folder.rounds()]
+    return end(folder.path, summary)
+
+
+def end(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """What of a run must be the same on every engine."""
+    who = [(r["answered"], r["missing"], r["declined"], r["refused"], r["train"]) for r in RunFolder(run).rounds()]
     return json.loads(json.dumps({"sha": summary["model_sha256"], "metrics": summary["metrics"], "who": who}))  # type: ignore[no-any-return]
-
-
-def on_flower(pairs: list[list[str]], folder: Path) -> dict[str, Any]:
-    """All pairs on one start of Flower's runtime: its workers read in each message which run it is of."""
-    from flwr.simulation import run_simulation
-
-    from clients.app import app as client
-    from fedvision.data.federation import open_federated
-    from fedvision.errors import EngineError
-    from server.app import Conductor
-    from server.exchange import GridExchange
-    from simulations.flower import _backend, _environment_kept, _quiet, premises
-
-    block = {"name": "flower", "workers": 1}
-    ends: dict[str, Any] = {}
-
-    def conduct(first: Any) -> dict[str, Any]:
-        def on_grid(setting: Any, inner: Callable[..., Any]) -> Any:
-            exchange = GridExchange.__new__(GridExchange)  # the roll has been called: which node is which site stays as it is
-            exchange.__dict__ |= first.__dict__ | {"premises": premises(setting)}
-            return inner(exchange)
-
-        for name, participation in pairs:
-            ends[f"{name} {participation}"] = ended(experiment(name, participation, block), folder / f"{name}-{participation}", on_grid)
-        return ends
-
-    data = open_federated(experiment(*pairs[0], block))
-    from simulations.engines import Setting
-
-    setting = Setting(experiment(*pairs[0], block), data, folder / "first" / "sites", print)
-    (folder / "first").mkdir()
-    conductor = Conductor(conduct, data.sites, premises(setting), 1)
-    with _quiet(), _environment_kept():
-        try:
-            run_simulation(conductor.app(), client, SITES, backend_config=_backend(1, 0.0))
-        except Exception as error:  # else its own thread would wait for the workers for ever
-            conductor.halt(EngineError(f"Flower's runtime stopped: {error!r}, because of {error.__cause__!r}"))
-    return conductor.outcome()
-
-
-if __name__ == "__main__":  # pairs as JSON, a folder for the runs; prints what they ended at
-    import os
-
-    from simulations.flower import ALONE
-
-    os.environ.update(ALONE)
-    found = on_flower(json.loads(sys.argv[1]), Path(sys.argv[2]))
-    (Path(sys.argv[2]) / "ends.json").write_text(json.dumps(found))

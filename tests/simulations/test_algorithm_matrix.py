@@ -1,20 +1,16 @@
 """Each algorithm with each way of taking part on each engine: the same bytes, or a refusal that says why."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matrix
 import pytest
+from flower_runs import FlowerRuns
 
 from fedvision.algorithms import ALGORITHMS
 from fedvision.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
 REFUSED = {(name, way) for name in ("afl", "fedbuff") for way in ("fixed", "poisson")}
 ALLOWED = [(name, way) for name in ALGORITHMS if name != "brought" for way in matrix.PARTICIPATION if (name, way) not in REFUSED]
 INLINE = {"name": "inline"}
@@ -69,11 +65,9 @@ def test_every_allowed_pair_ends_at_the_same_bytes_on_ray(a_ray: Any, tmp_path: 
 
 
 @pytest.mark.flower
-def test_every_allowed_pair_ends_at_the_same_bytes_on_flower(tmp_path: Path, loops: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """One start of Flower's runtime, in a process of its own."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(Path(matrix.__file__)), json.dumps(ALLOWED), str(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ends = json.loads((tmp_path / "ends.json").read_text())
-    assert ends == {" ".join(pair): end for pair, end in loops.items()}
+def test_every_allowed_pair_ends_at_the_same_bytes_on_flower(
+    on_flower: FlowerRuns, tmp_path: Path, loops: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    block = {"name": "flower", "workers": 1}
+    ends = {pair: matrix.end(tmp_path / "-".join(pair), on_flower.run(matrix.experiment(*pair, block), tmp_path / "-".join(pair))) for pair in ALLOWED}  # fmt: skip
+    assert ends == loops

@@ -1,15 +1,14 @@
 """What is brought from outside ends at the same bytes on every engine, after a break too, and its files are in the run's record."""
 
 import hashlib
-import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from flower_runs import FlowerRuns
 
 from fedvision.errors import DataError
 from fedvision.experiment import load
@@ -59,21 +58,9 @@ def test_all_that_is_brought_ends_at_the_same_bytes_inline_and_on_ray(everything
 
 
 @pytest.mark.flower
-def test_all_that_is_brought_ends_at_the_same_bytes_on_flower(everything: Path, tmp_path: Path) -> None:
+def test_all_that_is_brought_ends_at_the_same_bytes_on_flower(on_flower: FlowerRuns, everything: Path, tmp_path: Path) -> None:
     inline = trained(everything, tmp_path / "inline")
-    command = [
-        str(FEDVISION),
-        "simulate",
-        str(everything),
-        "--engine",
-        "flower",
-        "--workers",
-        "1",
-        "--out",
-        str(tmp_path / "flower"),
-        "--json",
-    ]
-    flower = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    flower = on_flower.run(everything, tmp_path / "flower")
     assert inline["model_sha256"] == flower["model_sha256"]
     assert not any(record["declined"] for record in RunFolder(tmp_path / "flower").rounds())
 

@@ -1,20 +1,16 @@
 """Detection from its config to its report, on every engine, cut and resumed, masked, and under differential privacy."""
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flower_runs import FlowerRuns
 from rectangles import experiment
 
 from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError
 from fedvision.experiment import Experiment
-from fedvision.schema import render
 from fedvision.types import TrainRequest
 from privacy.check_model import check_experiment
 from simulations.baselines import centralised, local
@@ -30,8 +26,18 @@ DETECTORS = {
     "ssdlite": {},
     "onestage": {"channels": 16, "convs": 1},
     "detr": {"channels": 32, "heads": 2, "layers": 1, "queries": 5},
+    "deformable_detr": {"channels": 32, "heads": 2, "layers": 1, "queries": 5, "points": 2},
 }
-COUPLED = {"faster_rcnn": {"channels": 16}}
+COUPLED = {
+    "faster_rcnn": {"channels": 16, "hidden": 32, "proposals": 16},
+    "mask_rcnn": {"channels": 16, "hidden": 32, "proposals": 16, "mask_convs": 1},
+}
+
+
+def run_of(name: str, **sections: Any) -> Experiment:
+    """A run of that detector on the rectangles; of Mask R-CNN the task is instances."""
+    masks = {"task": "instances", "options": {"masks": True}} if name == "mask_rcnn" else {}
+    return experiment({"name": f"detection/{name}", "options": (DETECTORS | COUPLED)[name]}, **masks, **sections)
 
 
 def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictures(tmp_path: Path) -> None:
@@ -51,35 +57,18 @@ def test_a_federated_a_pooled_and_a_local_run_learn_and_the_first_two_show_pictu
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", ["fcos", "detr"])
+@pytest.mark.parametrize("name", ["fcos", "detr", "mask_rcnn"])
 def test_two_workers_end_at_the_bytes_of_a_loop(a_ray: Any, name: str, tmp_path: Path) -> None:
-    changed = {**CHANGED, "model": {"name": f"detection/{name}", "options": DETECTORS[name]}}
-    _, loop = simulate(experiment(**changed), tmp_path / "loop", None, quiet=True)
-    _, two = simulate(experiment(**changed, engine={"name": "ray", "workers": 2}), tmp_path / "two", None, quiet=True)
+    _, loop = simulate(run_of(name, **CHANGED), tmp_path / "loop", None, quiet=True)
+    _, two = simulate(run_of(name, **CHANGED, engine={"name": "ray", "workers": 2}), tmp_path / "two", None, quiet=True)
     assert two["model_sha256"] == loop["model_sha256"] and two["metrics"] == loop["metrics"]
 
 
 @pytest.mark.flower
-def test_flowers_runtime_ends_at_the_bytes_of_a_loop(tmp_path: Path) -> None:
-    e = experiment(**CHANGED, federation={"rounds": 1})
-    (tmp_path / "e.yaml").write_text(render(e))
-    command = [
-        Path(sys.executable).parent / "fedvision",
-        "simulate",
-        tmp_path / "e.yaml",
-        "--engine",
-        "flower",
-        "--out",
-        tmp_path / "f",
-        "--json",
-    ]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as rays:  # a Ray of somebody else on this machine is not joined
-        env = {**os.environ, "PYTHONPATH": path, "RAY_TMPDIR": rays, "RAY_USAGE_STATS_ENABLED": "0"}
-        done = subprocess.run([*command, "--set", "engine.workers=2"], capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_flowers_runtime_ends_at_the_bytes_of_a_loop(on_flower: FlowerRuns, tmp_path: Path) -> None:
+    e = run_of("mask_rcnn", **CHANGED, federation={"rounds": 1})  # whose rows and sums hold those of the others
     _, loop = simulate(e, tmp_path / "loop", None, quiet=True)
-    assert json.loads(done.stdout.splitlines()[-1])["model_sha256"] == loop["model_sha256"]
+    assert on_flower.run(e, tmp_path / "flower")["model_sha256"] == loop["model_sha256"]
 
 
 class PowerCut(Exception):
@@ -101,8 +90,9 @@ def _until_the_second_round(setting: Any, conduct: Any) -> Any:
     return inline(setting, failing)
 
 
-def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    e = experiment(**CHANGED)
+@pytest.mark.parametrize("name", ["fcos", "mask_rcnn"])
+def test_a_run_that_was_cut_goes_on_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    e = run_of(name, **CHANGED)
     _, whole = simulate(e, tmp_path / "whole", None, quiet=True)
     with pytest.raises(PowerCut):
         simulate(e, tmp_path / "cut", None, quiet=True, engine=_until_the_second_round)
@@ -110,11 +100,11 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert resumed["model_sha256"] == whole["model_sha256"]
 
 
-def test_masked_sums_end_at_the_bytes_of_clear_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fcos", "mask_rcnn"])
+def test_masked_sums_end_at_the_bytes_of_clear_ones(name: str, tmp_path: Path) -> None:
     own = {"evaluation": SERVER, "federation": {"rounds": 1, "min_replies": 3}}
-    masked = experiment(**own, secure_aggregation={"enabled": True})
-    _, clear = simulate(experiment(**own), tmp_path / "clear", None, quiet=True)
-    _, hidden = simulate(masked, tmp_path / "masked", None, quiet=True)
+    _, clear = simulate(run_of(name, **own), tmp_path / "clear", None, quiet=True)
+    _, hidden = simulate(run_of(name, **own, secure_aggregation={"enabled": True}), tmp_path / "masked", None, quiet=True)
     assert hidden["model_sha256"] == clear["model_sha256"]
 
 
@@ -127,9 +117,9 @@ def private(name: str) -> Experiment:
         "divisor": 4.0,
         "simulation_only_seed": None,
     }
-    return experiment(
-        {"name": f"detection/{name}", "options": (DETECTORS | COUPLED)[name]}, privacy=privacy, evaluation=SERVER,
-        training={"batch_size": None, "epochs": None, "steps": 1}, federation={"rounds": 1, "weighting": "uniform"},
+    return run_of(
+        name, privacy=privacy, evaluation=SERVER, training={"batch_size": None, "epochs": None, "steps": 1},
+        federation={"rounds": 1, "weighting": "uniform"},
     )  # fmt: skip
 
 
@@ -151,6 +141,9 @@ def test_a_private_run_promises_an_epsilon(name: str, tmp_path: Path) -> None:
     [
         ({"model": {"name": "cnn", "options": {}}}, "model.name = cnn and task = detection exclude each other"),
         ({"task": "classification"}, "model.name = detection/fcos and task = classification exclude each other"),
+        ({"task": "instances"}, "detection/fcos and task = instances exclude each other: it says boxes; use detection/mask_rcnn"),
+        ({"model": {"name": "detection/mask_rcnn", "options": {}}}, "task = detection exclude each other: it says boxes and masks"),
+        ({"task": "instances", "model": {"name": "detection/mask_rcnn", "options": {}}, "engine": {"name": "vmap"}}, "and engine.name = vmap"),
         ({"training": {"cutmix": 1.0}}, "training.cutmix = 1.0 and task = detection"),
         ({"training": {"balance": "sampling"}}, "training.balance = sampling and task = detection"),
         ({"evaluation": {"best": "accuracy"}}, "allowed are map, ap50"),
@@ -195,38 +188,28 @@ def test_boxes_that_cannot_be_are_named_before_anything_is_begun() -> None:
     assert open_federated(experiment()).dataset.has_boxes
 
 
-# ------------------------------------------------------------------------------------------------ a coupled detector
-
-RCNN = {"name": "detection/faster_rcnn", "options": {"channels": 16, "hidden": 32, "proposals": 16}}
+# ----------------------------------------------------------------------------------------------- coupled detectors
 
 
-def test_a_detector_that_couples_a_batch_trains_through_the_same_loop_to_the_same_bytes_when_cut(tmp_path: Path) -> None:
-    e = experiment(RCNN, **CHANGED)
-    _, whole = simulate(e, tmp_path / "whole", None, quiet=True)
-    with pytest.raises(PowerCut):
-        simulate(e, tmp_path / "cut", None, quiet=True, engine=_until_the_second_round)
-    _, resumed = simulate(e, None, tmp_path / "cut", quiet=True)
-    assert resumed["model_sha256"] == whole["model_sha256"]
-    assert "ap50" in whole["metrics"] and "loss" not in whole["metrics"]
-
-
-def test_a_coupled_detector_learns_what_is_where(tmp_path: Path) -> None:
-    e = experiment(
-        RCNN, options={"n": 48}, federation={"rounds": 4}, training={"epochs": 6, "gradient_clip": 1.0, "learning_rate": 0.003},
+@pytest.mark.parametrize(("name", "figures"), [("faster_rcnn", {"ap50"}), ("mask_rcnn", {"ap50", "mask_ap50", "mask_ap50_red"})])
+def test_a_coupled_detector_learns_what_is_where_through_the_same_loop(name: str, figures: set[str], tmp_path: Path) -> None:
+    e = run_of(
+        name, federation={"rounds": 4}, training={"epochs": 8, "gradient_clip": 1.0, "learning_rate": 0.004},
         tracking={"mlflow": None, "report": True, "pictures": 2},
     )  # fmt: skip
-    _, summary = simulate(e, tmp_path / "run", None, quiet=True)
-    assert summary["metrics"]["ap50"] > 0.4
+    folder, summary = simulate(e, tmp_path / "run", None, quiet=True)
+    assert figures <= set(summary["metrics"]) and "loss" not in summary["metrics"]
+    assert min(summary["metrics"][name] for name in figures) > 0.35
+    assert "data:image/png;base64" in (folder.path / "report.html").read_text()
 
 
-def test_privacy_an_image_refuses_a_coupled_detector_and_says_why() -> None:
-    with pytest.raises(
-        ConfigError, match=r"detection/faster_rcnn and privacy\.mechanism = dp_sgd exclude each other: it samples proposals"
-    ):
-        private("faster_rcnn")
+@pytest.mark.parametrize("name", COUPLED)
+def test_privacy_an_image_refuses_a_coupled_detector_and_says_why(name: str) -> None:
     from fedvision.errors import ModelRefused
 
-    e = private("fcos")
-    coupled = e.model_copy(update={"model": e.model.model_copy(update=RCNN)})
+    with pytest.raises(ConfigError, match=rf"detection/{name} and privacy\.mechanism = dp_sgd exclude each other: it samples proposals"):
+        private(name)
+    e, coupled = private("fcos"), run_of(name)
+    coupled = e.model_copy(update={"model": coupled.model, "task": coupled.task, "data": coupled.data})
     with pytest.raises(ModelRefused, match="has no loss an image"):
         check_experiment(coupled, (3, 64, 64), ("red", "blue"))

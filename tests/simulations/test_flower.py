@@ -18,6 +18,7 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 
 from fedvision.experiment import load
+from simulations.flower import _backend
 from simulations.run import simulate
 
 ROOT = Path(__file__).parents[2]
@@ -171,3 +172,8 @@ def test_flwr_run_runs_the_checkouts_quickstart(flower_home: dict[str, str], tmp
     assert f"run folder {out}, model" in done.stdout, done.stdout + done.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["status"], summary["rounds"], len(summary["sites"])) == ("completed", 1, 2)
+
+
+def test_flowers_workers_are_asked_for_with_the_share_of_a_gpu_that_rays_get() -> None:
+    backend = _backend(3, 0.5)
+    assert backend["client_resources"] == {"num_cpus": 1, "num_gpus": 0.5} and backend["init_args"]["num_cpus"] == 3

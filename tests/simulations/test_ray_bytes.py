@@ -13,9 +13,9 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import EngineError
 from fedvision.sums import Total
 from fedvision.types import Added, EvaluateRequest, Measured, Subtotal, TrainRequest
-from simulations.engines import Setting
 from simulations.inline import Inline
 from simulations.ray_exchange import OnRay, on_ray
+from simulations.setting import Setting
 
 pytestmark = pytest.mark.ray
 SCAFFOLD = {"strategy": {"name": "scaffold"}, "federation": {"rounds": 3, "sampling": "fixed", "cohort": 5}}

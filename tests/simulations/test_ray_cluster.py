@@ -18,8 +18,10 @@ CLUSTER = """
 import os, sys
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3"}
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "include_log_monitor": False})
-node = cluster.add_node(num_cpus=2)
+from simulations.ray_bare import bare
+with bare():  # as a run starts its own: seconds sooner
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=2)
 print(cluster.address, flush=True)
 for line in sys.stdin:
     cluster.remove_node(node, allow_graceful=False)
@@ -59,7 +61,7 @@ from fedvision.errors import EngineError
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from simulations import ray_exchange
-from simulations.engines import Setting
+from simulations.setting import Setting
 experiment = validate(Experiment, json.loads(sys.argv[2]), "test")
 ray_exchange._write_probe = lambda job: None  # as if the folder were another one than the workers'
 try:

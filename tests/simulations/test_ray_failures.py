@@ -89,8 +89,8 @@ def test_what_a_worker_meets_while_it_is_set_up_is_raised_here(a_ray: Any, run: 
 
     save_file(build(digits({"name": "inline"}, model={"name": "mlp", "width": 8}), (1, 8, 8), 10).state_dict(), weights)
     from fedvision.data.federation import open_federated
-    from simulations.engines import Setting
     from simulations.ray_exchange import run_on_ray
+    from simulations.setting import Setting
 
     setting = Setting(digits(workers(2), **experiment), open_federated(digits(workers(2))), tmp_path / "states", print)
     weights.unlink()
@@ -104,8 +104,8 @@ def test_other_data_at_a_worker_than_at_the_coordinator_is_refused(a_ray: Any, t
     from dataclasses import replace
 
     from fedvision.data.federation import Federated, open_federated
-    from simulations.engines import Setting
     from simulations.ray_exchange import run_on_ray
+    from simulations.setting import Setting
 
     data = open_federated(digits(workers(1)))
     other = Federated(data.dataset, replace(data.partition, fingerprint="0" * 64))

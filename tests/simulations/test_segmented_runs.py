@@ -1,13 +1,11 @@
 """A segmentation from its config to its report."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from flower_runs import FlowerRuns
 from segments import experiment, squares
 
 from fedvision.errors import ConfigError
@@ -49,15 +47,28 @@ def test_the_order_in_which_a_config_names_its_losses_changes_no_byte(tmp_path: 
     assert ended[0]["model_sha256"] == ended[1]["model_sha256"]
 
 
+BITS = {"encoding": {"bits": 32, "range_weights": 4.0}, "tracking": {"mlflow": None, "report": False, "pictures": 0}}
+PUBLIC = {"evaluation": {"sites": "none", "server": {"test": 0.2}}, "federation": {"rounds": 2, "min_replies": 4}, **BITS}
+ALL_LOSSES = {"cross_entropy": 1.0, "dice": 1.0, "tversky": 0.5, "boundary": 0.1}
+ON_RAY = {
+    "pictures, refined": {**FLIP, "segmentation": {"losses": ALL_LOSSES, "crf": {}}},
+    "volumes": {"options": {"depth": 5, "n": 16}, "segmentation": {"losses": ALL_LOSSES}},
+}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ON_RAY)
+def test_two_workers_end_at_the_bytes_of_a_loop(a_ray: object, kind: str, tmp_path: Path) -> None:
+    _, loop = simulate(experiment(**ON_RAY[kind]), tmp_path / "loop", None, quiet=True)
+    _, two = simulate(experiment(**ON_RAY[kind], engine={"name": "ray", "workers": 2}), tmp_path / "two", None, quiet=True)
+    assert two["model_sha256"] == loop["model_sha256"] and two["metrics"] == loop["metrics"]
+
+
 @pytest.mark.flower
-def test_a_run_on_flower_ends_at_the_bytes_of_inline(tmp_path: Path) -> None:
+def test_a_run_on_flower_ends_at_the_bytes_of_inline(on_flower: FlowerRuns, tmp_path: Path) -> None:
     e = experiment(segmentation={"losses": {"cross_entropy": 1.0, "dice": 1.0, "boundary": 0.1}})
     _, inline = simulate(e, tmp_path / "inline", None, quiet=True)
-    config = tmp_path / "squares.yaml"
-    config.write_text(yaml.safe_dump(e.model_dump(mode="json")))
-    program = str(Path(sys.executable).with_name("fedvision"))
-    command = [program, "simulate", str(config), "--engine", "flower", "--workers", "1", "--out", str(tmp_path / "flower"), "--json"]
-    flower = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    flower = on_flower.run(e, tmp_path / "flower")
     assert flower["model_sha256"] == inline["model_sha256"] and flower["metrics"] == inline["metrics"]
     assert not any(record["declined"] for record in RunFolder(tmp_path / "flower").rounds())
 
@@ -97,10 +108,8 @@ def test_volumes_of_several_channels_are_learned_and_shown(tmp_path: Path) -> No
 
 
 def test_a_run_that_is_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_plain_one(tmp_path: Path) -> None:
-    bits = {"encoding": {"bits": 32, "range_weights": 4.0}, "tracking": {"mlflow": None, "report": False, "pictures": 0}}
-    public = {"evaluation": {"sites": "none", "server": {"test": 0.2}}, "federation": {"rounds": 2, "min_replies": 4}, **bits}
-    plain, summary = simulate(experiment(**public), tmp_path / "plain", None, quiet=True)
-    masked, other = simulate(experiment(**public, secure_aggregation={"enabled": True}), tmp_path / "masked", None, quiet=True)
+    plain, summary = simulate(experiment(**PUBLIC), tmp_path / "plain", None, quiet=True)
+    masked, other = simulate(experiment(**PUBLIC, secure_aggregation={"enabled": True}), tmp_path / "masked", None, quiet=True)
     assert summary["model_sha256"] == other["model_sha256"] and masked.path != plain.path
 
     class Stop(Exception):
@@ -124,8 +133,8 @@ def test_a_run_that_is_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_pl
         return ENGINES["inline"](setting, lambda exchange: conduct(Broken(exchange)))  # type: ignore[arg-type,operator,return-value]
 
     with pytest.raises(Stop):
-        simulate(experiment(**public), tmp_path / "cut", None, quiet=True, engine=stops)  # type: ignore[arg-type]
-    _, resumed = simulate(experiment(**public), None, tmp_path / "cut", quiet=True)
+        simulate(experiment(**PUBLIC), tmp_path / "cut", None, quiet=True, engine=stops)  # type: ignore[arg-type]
+    _, resumed = simulate(experiment(**PUBLIC), None, tmp_path / "cut", quiet=True)
     assert resumed["model_sha256"] == summary["model_sha256"]
 
 

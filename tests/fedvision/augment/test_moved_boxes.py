@@ -5,6 +5,7 @@ import torch
 
 from fedvision.augment import changes
 from fedvision.augment.boxes import Mosaic, cut_off
+from fedvision.detection.masks import drawn_out, laid_in
 from fedvision.errors import ConfigError
 
 SHAPE = (1, 48, 40)
@@ -86,3 +87,49 @@ def test_a_mosaic_that_cannot_be_made_is_named() -> None:
             changes([spec], SHAPE, "training.transforms", "boxes")
     with pytest.raises(ConfigError, match=r"training\.transforms\[1\]\.name = 'Mosaic'"):
         changes([{"name": "RandomHorizontalFlip"}, {"name": "Mosaic"}], SHAPE, "training.transforms", "boxes")
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def with_mask(x1: int, y1: int, x2: int, y2: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `picture`, each box with its mask: what is bright, and nothing."""
+    image, boxes = picture(x1, y1, x2, y2)
+    masks = torch.stack([image[0, 0] > 125, torch.zeros(48, 40, dtype=torch.bool)])
+    return image, torch.cat([boxes, laid_in(masks)[None]], -1)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [{"name": "RandomVerticalFlip", "p": 1.0}, {"name": "RandomHorizontalFlip", "p": 1.0}],
+        [{"name": "RandomResizedCrop", "size": [48, 40], "scale": [0.3, 0.9], "antialias": False, "interpolation": 0}],
+        [{"name": "RandomCrop", "size": [48, 40], "padding": 8, "fill": 0}],
+        [{"name": "RandomAffine", "degrees": 40, "translate": [0.3, 0.3], "scale": [0.5, 1.5], "fill": 0}],
+        [{"name": "Mosaic", "p": 0.5}, {"name": "RandomHorizontalFlip"}],
+    ],
+)
+def test_a_mask_still_holds_its_object_and_its_box_ends_with_it(specs: list[dict[str, object]]) -> None:
+    torch.manual_seed(0)
+    change = changes(specs, SHAPE, "training.transforms", "boxes")
+    assert change is not None
+    seen = 0
+    for _ in range(20):
+        images, targets = change(*with_mask(10, 12, 26, 34))
+        kinds, masks = targets[0, :, 0], drawn_out(targets[0, :, 5:], 48, 40)
+        assert images.shape == (1, *SHAPE) and not masks[kinds == -1].any()
+        shown = masks[kinds != -1].any(0)
+        assert not (shown & (images[0, 0] < 125)).any() and ((images[0, 0] > 125) & ~shown).sum() < 2 * 48  # slivers of fewer than 2 pixels
+        for row, mask in zip(targets[0], masks, strict=True):
+            if row[0] >= 0:
+                seen += 1
+                assert row[1:5].tolist() == ends(mask[None].int() * 250)
+    assert seen >= 15
+
+
+def test_what_comes_in_from_outside_belongs_to_no_object() -> None:
+    change = changes([{"name": "RandomAffine", "degrees": 0, "translate": [0.4, 0.4], "fill": 255}], SHAPE, "training.transforms", "boxes")
+    assert change is not None
+    torch.manual_seed(1)
+    _, targets = change(*with_mask(10, 12, 26, 34))
+    assert 0 < drawn_out(targets[0, 0, 5:], 48, 40).sum() <= 16 * 22

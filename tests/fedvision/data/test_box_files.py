@@ -50,6 +50,8 @@ def test_a_coco_file_by_hand_its_classes_by_their_ids_and_its_crowds_to_be_ignor
         ({"bbox": [2, 3, 5]}, "no box", "is no box"),
         ({"bbox": [2, 3, float("nan"), 5]}, "no box", "no box of four numbers"),
         ({"category_id": 9}, "of an unknown class", r"has the class 9, and there are \[3, 7\]"),
+        ({"category_id": [7]}, "no box", "is no box: TypeError"),
+        ({"bbox": [2, 3, 10**400, 5]}, "no box", "is no box: OverflowError"),
         ({"image_id": 5}, "of an unknown image", "is of the image 5, which is not in the file"),
     ],
 )
@@ -62,6 +64,16 @@ def test_a_box_that_cannot_be_is_named_and_stops_or_is_left_out_and_counted(
     found = read_coco(path, None, False)
     assert found.problems.counts == {kind: 1} and len(found.boxes[0]) == 1
     assert found.problems.notes()[0].startswith(f"1 left out, being {kind}; the first: ")
+
+
+def test_an_id_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    found = read_coco(coco(tmp_path / "x.json", mark(), mark(bbox=[1, 1, 2, 2])), None, False)
+    assert found.problems.counts == {"of an id that another box has": 1} and found.boxes[0].tolist() == [[1, 2, 3, 12, 8]]
+    same = {"id": 1, "file_name": "a.png", "width": 40, "height": 20}
+    with pytest.raises(DataError, match="has the image id 1 twice"):
+        read_coco(coco(tmp_path / "x.json", images=[same, same | {"file_name": "b.png"}]), None, True)
+    with pytest.raises(DataError, match=r"has the image 'a\.png' twice"):
+        read_coco(coco(tmp_path / "x.json", images=[same, same | {"id": 2}]), None, True)
 
 
 def test_a_box_that_leaves_the_image_by_rounding_is_cut_off_at_its_edge(tmp_path: Path) -> None:

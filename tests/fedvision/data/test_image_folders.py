@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedvision.data import decode, prepared
+from fedvision.data import decode, known_files
 from fedvision.data.draw import draw
 from fedvision.data.folder import image_folder
 from fedvision.errors import ConfigError, CorruptImage, DataError
@@ -320,10 +320,10 @@ def test_a_copied_folder_finds_the_same_cache_and_a_changed_byte_another(cats_an
 
 
 def test_files_that_have_settled_are_not_read_again_and_a_change_is_still_seen(cats_and_dogs, monkeypatch, grey):
-    monkeypatch.setattr(prepared, "_SETTLED", -1.0)
+    monkeypatch.setattr(known_files, "_SETTLED", -1.0)
     first = opened(cats_and_dogs)
     with monkeypatch.context() as without_reading:
-        without_reading.setattr(prepared, "_file_digests", lambda *_: pytest.fail("the files were read again"))
+        without_reading.setattr(known_files, "_file_digests", lambda *_: pytest.fail("the files were read again"))
         assert opened(cats_and_dogs).fingerprint() == first.fingerprint()
     stat = (cats_and_dogs / "cat" / "1.png").stat()
     time.sleep(0.02)

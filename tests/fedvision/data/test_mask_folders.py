@@ -86,6 +86,53 @@ def test_sub_folders_are_a_column_and_a_manifest_says_more(tmp_path: Path) -> No
     assert found.columns["site"].tolist() == ["A", "B"] and found.subjects is not None and found.subjects.tolist() == ["ann", "bob"]
 
 
+def test_a_list_of_names_says_which_are_taken_and_what_it_names_must_be_there(tmp_path: Path) -> None:
+    laid_out(tmp_path)
+    (tmp_path / "masks/p3.png").unlink()  # as of most images of Pascal VOC
+    listing = tmp_path / "train.txt"
+    listing.write_text("p2 1\n\np0\n")
+    found = opened(tmp_path, names=str(listing))
+    assert found.targets is not None and np.array_equal(found.targets, np.stack([mask(0), mask(2)])) and not found.notes
+    listing.write_text("p2\np9\n")
+    with pytest.raises(DataError, match=r"train.txt names 'p9' \(1 such\), and there is no image of that name"):
+        opened(tmp_path, names=str(listing))
+
+
+def test_reading_keeps_a_few_pairs_in_memory_and_a_second_opening_reads_no_file_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tracemalloc
+
+    from fedvision.data import known_files, prepared_masks
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    chance = np.random.default_rng(0)
+    pictures, masks = chance.integers(0, 255, (40, 256, 256), np.uint8), chance.integers(0, 3, (40, 256, 256), np.uint8)
+    for number in range(40):
+        Image.fromarray(pictures[number]).save(tmp_path / f"images/{number:02}.png", compress_level=0)
+        Image.fromarray(masks[number]).save(tmp_path / f"masks/{number:02}.png", compress_level=0)
+    opened(laid_out(tmp_path / "small"), channels=1)  # imports what it imports
+    monkeypatch.setattr(prepared_masks, "_CHECKED", 0)
+    monkeypatch.setattr(known_files, "_SETTLED", -1.0)
+    tracemalloc.start()
+    found = opened(tmp_path, channels=1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < found.images.nbytes
+    assert isinstance(found.images, np.memmap) and np.array_equal(found.images[:, 0], pictures) and np.array_equal(found.targets, masks)
+    monkeypatch.setattr(prepared_masks, "read_pair", lambda *_: pytest.fail("an image was read again"))
+    again = opened(tmp_path, channels=1)
+    assert again.fingerprint() == found.fingerprint()
+
+
+def test_what_is_broken_in_the_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
+    first = opened(laid_out(tmp_path)).fingerprint()
+    (array,) = cache.glob("prepared/*/masks")
+    array.write_bytes(b"\0" * array.stat().st_size)
+    assert opened(tmp_path).fingerprint() == first
+
+
 def _missing(root: Path) -> None:
     (root / "masks/p2.png").unlink()
 
@@ -135,7 +182,7 @@ def test_what_is_wrong_is_named_and_stops_or_is_left_out_and_counted(tmp_path: P
     with pytest.raises(DataError, match=f"{said}.*; set data.on_bad = skip"):
         opened(tmp_path, on_empty="bad")
     found = opened(tmp_path, on_empty="bad", on_bad="skip")
-    assert len(found) == 3 and len(found.notes) == 1 and found.notes[0].startswith(f"1 images were left out, {kind}: ")
+    assert len(found) == 3 and len(found.notes) == 1 and found.notes[0].startswith(f"1 of the images left out, {kind}: ")
     if harm is _empty:
         assert len(opened(tmp_path)) == 4
 
@@ -147,6 +194,8 @@ def test_what_is_wrong_is_named_and_stops_or_is_left_out_and_counted(tmp_path: P
         ({"ignore": [2]}, "2 is the value of a class too"),
         ({"classes": ["a", "a"]}, "names a class twice"),
         ({"window": [5.0, 5.0]}, "white must be above black"),
+        ({"names": "a.txt", "manifest": "b.csv"}, "data.names and data.manifest exclude each other"),
+        ({"annotations": "a.json", "values": [0, 1, 2]}, "data.values and data.annotations exclude each other"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(tmp_path: Path, data: dict[str, Any], said: str) -> None:
@@ -163,19 +212,103 @@ def test_sizes_that_differ_ask_for_one(tmp_path: Path) -> None:
     assert opened(tmp_path, image_size=8).shape == (3, 8, 8)
 
 
-def test_nifti_volumes_are_read_within_their_window_and_a_broken_one_is_named(tmp_path: Path) -> None:
+def volumes(root: Path) -> np.ndarray:
+    """Two volumes with their masks, as they are on disk; what is in each mask, [X,Y,Z]."""
     nibabel = pytest.importorskip("nibabel")
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
     there = np.zeros((7, 9, 5), np.int16)
     there[2:4, 3:6, 1:3] = 1
-    for number in range(2):
-        nibabel.save(nibabel.Nifti1Image((there * 100 - 50).astype(np.float32), np.eye(4)), tmp_path / f"images/v{number}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(there, np.eye(4)), tmp_path / f"masks/v{number}.nii.gz")
+    for kind, values in (("images", (there * 100 - 50).astype(np.float32)), ("masks", there)):
+        (root / kind).mkdir(exist_ok=True)
+        for number in range(2):
+            nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), root / kind / f"v{number}.nii.gz")
+    return there
+
+
+def test_nifti_volumes_are_read_within_their_window(tmp_path: Path) -> None:
+    there = volumes(tmp_path)
     found = opened(tmp_path, window=[-50.0, 50.0])
     assert found.images.shape == (2, 1, 5, 9, 7) and found.targets is not None
     assert np.array_equal(found.targets[0], there.transpose(2, 1, 0)) and np.array_equal(found.images[0, 0], 255 * there.transpose(2, 1, 0))
-    path = tmp_path / "images/v1.nii.gz"
+
+
+def _saved(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> None:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine), path)
+
+
+def _cut_off(root: Path, there: np.ndarray) -> None:
+    path = root / "images/v1.nii.gz"
     path.write_bytes(path.read_bytes()[:90])
-    with pytest.raises(DataError, match=r"v1.nii.gz does not read as NIfTI"):
-        opened(tmp_path, window=[-50.0, 50.0])
+
+
+def _not_a_number(root: Path, there: np.ndarray) -> None:
+    values = there.astype(np.float32)
+    values[1, 2, 3] = np.nan
+    _saved(root / "images/v1.nii.gz", values)
+
+
+def _moved(root: Path, there: np.ndarray) -> None:
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[2, 3] = 1.5
+    _saved(root / "masks/v1.nii.gz", there, affine)
+
+
+def _flat(root: Path, there: np.ndarray) -> None:
+    _saved(root / "images/v1.nii.gz", there[..., 0].astype(np.float32))
+
+
+def _thinner(root: Path, there: np.ndarray) -> None:
+    _saved(root / "masks/v1.nii.gz", there[..., :4])
+
+
+def _fractions(root: Path, there: np.ndarray) -> None:
+    _saved(root / "masks/v1.nii.gz", there * np.float32(0.5))
+
+
+def _turned(root: Path, there: np.ndarray) -> None:
+    for kind, values in (("images", there.astype(np.float32)), ("masks", there)):
+        _saved(root / kind / "v1.nii.gz", values, np.diag([-2.0, 2.0, 3.0, 1.0]))
+
+
+BAD_VOLUMES = {
+    _turned: ("their axes point elsewhere", r"the axes of images/v1.nii.gz point LAS, and those of images/v0.nii.gz RAS"),
+    _cut_off: ("their image does not decode", "v1.nii.gz does not read as NIfTI"),
+    _not_a_number: ("their image holds what is no number", r"v1.nii.gz holds nan at \[1, 2, 3\], and 1 voxels are no numbers in all"),
+    _moved: ("their mask lies elsewhere in space", "put voxels up to 1.5 mm apart, and a voxel has 2 mm"),
+    _flat: ("their image does not decode", "v1.nii.gz has 2 axes, and a volume has three"),
+    _thinner: ("their mask is of another size", "has 7 × 9 × 5 pixels, and its mask .* 7 × 9 × 4"),
+    _fractions: ("their mask does not decode", "holds 0.5: a mask holds whole numbers"),
+}
+
+
+@pytest.mark.parametrize("harm", BAD_VOLUMES)
+def test_what_is_wrong_with_a_volume_is_named_and_stops_or_is_left_out_and_counted(
+    tmp_path: Path, harm: Callable[[Path, np.ndarray], None]
+) -> None:
+    harm(tmp_path, volumes(tmp_path))
+    kind, said = BAD_VOLUMES[harm]
+    with pytest.raises(DataError, match=f"{said}.*; set data.on_bad = skip"):
+        opened(tmp_path)
+    found = opened(tmp_path, on_bad="skip")
+    assert len(found) == 1 and len(found.notes) == 1 and found.notes[0].startswith(f"1 of the images left out, {kind}: ")
+
+
+def test_a_mask_a_few_hundredths_of_a_voxel_away_is_in_its_place(tmp_path: Path) -> None:
+    there = volumes(tmp_path)
+    _saved(tmp_path / "masks/v1.nii.gz", there, np.diag([2.003, 2.0, 3.0, 1.0]))
+    assert len(opened(tmp_path)) == 2
+
+
+def test_volumes_of_other_depths_are_cut_or_filled_up_to_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    there = volumes(tmp_path)
+    for kind, values in (("images", there.astype(np.float32)), ("masks", there)):
+        _saved(tmp_path / kind / "v1.nii.gz", values[..., :3])
+    with pytest.raises(DataError, match=r"has 5 slices and .* has 3: set data.depth"):
+        opened(tmp_path)
+    found = opened(tmp_path, depth=4, window=[0.0, 1.0])
+    assert found.images.shape == (2, 1, 4, 9, 7) and found.targets is not None
+    assert np.array_equal(found.targets[0], there.transpose(2, 1, 0)[:4]) and np.array_equal(
+        found.targets[1, :3], there.transpose(2, 1, 0)[:3]
+    )
+    assert (found.targets[1, 3] == 255).all() and (found.images[1, 0, 3] == 0).all()

@@ -5,27 +5,25 @@ from PIL import Image
 
 from fedvision.data.boxed import _inside
 from fedvision.data.composites import MOST, _scene
+from fedvision.detection.packing import unpacked
 from fedvision.seeds import stream
 
 RED = Image.fromarray(np.full((12, 20, 4), [255, 0, 0, 255], np.uint8))
 GREY = Image.fromarray(np.full((200, 300, 3), 128, np.uint8))
 
 
-def test_each_box_of_a_scene_holds_the_pixels_of_its_objects_and_ends_with_them() -> None:
+def test_each_box_and_mask_of_a_scene_holds_what_is_seen_of_its_object_and_ends_with_it() -> None:
     counts = []
     for number in range(60):
         rng = stream(number, "scene")
-        image, boxes = _scene(rng, [[RED]], GREY, np.ones(1), (0.3, 0.5), 64)
-        counts.append(len(boxes))
-        red = (image[0].astype(int) - image[1]) > 100
-        inside = np.zeros_like(red)
-        for kind, x1, y1, x2, y2 in boxes:
-            assert kind == 0 and 0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 64
-            inside[int(y1) : int(y2), int(x1) : int(x2)] = True
-        assert not (red & ~inside).any()
-        if len(boxes) == 1:
-            down, across = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
-            assert np.abs(boxes[0, 1:] - [across[0], down[0], across[-1] + 1, down[-1] + 1]).max() <= 1
+        image, rows = _scene(rng, [[RED]], GREY, np.ones(1), (0.3, 0.5), 64)
+        masks = unpacked(rows[:, 5:], 64, 64)
+        counts.append(len(rows))
+        red = (image[0].astype(int) - image[1]) > 127
+        assert (masks.sum(0) <= 1).all() and (masks.any(0) ^ red).mean() < 0.003  # a pixel is of one object at most
+        for (kind, x1, y1, x2, y2), mask in zip(rows[:, :5].astype(int), masks, strict=True):
+            down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            assert kind == 0 and (x1, y1, x2, y2) == (across[0], down[0], across[-1] + 1, down[-1] + 1)
     assert min(counts) == 0 and max(counts) == MOST
 
 

@@ -7,7 +7,7 @@ from test_report import Page
 
 from fedvision.tracking.compare import compare
 from fedvision.tracking.folder import RunFolder
-from fedvision.tracking.report import Run
+from fedvision.tracking.page import Run
 from fedvision.tracking.seeds import mean_curve, over, seeds_of, seeds_table, spread
 
 Runs = Callable[..., RunFolder]

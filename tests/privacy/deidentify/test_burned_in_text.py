@@ -180,21 +180,3 @@ def test_without_ocr_what_can_hold_text_is_held_back(bench, monkeypatch):
     monkeypatch.setattr(burned_in, "available", lambda: False)
     assert clean(bench, image(written("")))[0].code == "TEXT_UNCHECKED"
     assert clean(bench, image(written("").astype(np.uint16), CT))[0].row["pixels"] == "unchanged"
-
-
-def test_what_a_compressed_stream_says_beside_the_image_goes(bench):
-    buffer = io.BytesIO()
-    Image.fromarray(written("")).save(buffer, "JPEG", comment=b"SMITH^JANE 1951-08-29")
-    jpeg = buffer.getvalue() + b"\0" * (len(buffer.getvalue()) % 2)
-    source = encapsulated(image(written("")), jpeg)
-    outcome, out = bench().run(source)
-    before = pydicom.dcmread(io.BytesIO(source), force=True)
-    assert outcome.state == "deidentified" and b"SMITH" not in out, outcome.note
-    assert np.array_equal(pydicom.dcmread(io.BytesIO(out)).pixel_array, before.pixel_array)
-
-
-def test_a_comment_of_an_impossible_length_is_left_alone():
-    from privacy.deidentify.pixels import comments
-
-    assert comments(b"\xff\xd8\xff\xfe\0\0\xff\xfe\0\6SMIT\xff\xda") == []
-    assert comments(b"\xff\xd8\xff\xfe\0\6SMIT\xff\xda") == [(6, 10)]

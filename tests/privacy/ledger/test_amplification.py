@@ -34,8 +34,9 @@ from server.aggregate import Aggregate
 from server.checkpoints import Progress
 from server.rounds import Rounds
 from server.strategies import make_strategy
-from simulations.engines import Setting, inline
+from simulations.engines import inline
 from simulations.run import simulate
+from simulations.setting import Setting
 
 SITES = [SiteId(f"site-{number}") for number in range(6)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from flower_runs import FlowerRuns
 from ledger_tampering import bodies, judged
 
 from clients.answer import answer
@@ -97,9 +98,9 @@ def test_the_ledgers_of_a_run_on_ray_are_sound(changes: dict[str, Any], tmp_path
 
 
 @pytest.mark.flower
-def test_the_ledgers_of_a_run_on_flower_are_sound(tmp_path: Path) -> None:
-    run, _ = simulate(experiment(DP, engine={"name": "flower"}), tmp_path / "run", None, quiet=True)
-    found = checked(run.path)
+def test_the_ledgers_of_a_run_on_flower_are_sound(on_flower: FlowerRuns, tmp_path: Path) -> None:
+    on_flower.run(experiment(DP), tmp_path / "run")
+    found = checked(tmp_path / "run")
     assert found.closed and not found.notes and [site.rounds for site in found.sites] == [3, 3, 3]
 
 
@@ -175,7 +176,7 @@ def test_a_request_that_was_sent_is_repeated_as_it_was_or_not_at_all(tmp_path: P
     ledgers = begin(planned(2, 4), tmp_path / "run")
     first = ledgers.coordinator.request(asked(ledgers, 0), ledgers.sites)
     play(ledgers, range(2))
-    again = Ledgers(_reopened(ledgers), ledgers.keyring, ledgers.states, ledgers.sites, ledgers.experiment).coordinator
+    again = _reopened(ledgers)
     assert again.request(asked(ledgers, 0), ledgers.sites) == first != again.witness()
     with pytest.raises(RunFolderError, match="round 1, attempt 1: its request was sent with another model"):
         again.request(dataclasses.replace(asked(ledgers, 1), model={"weight": torch.tensor([9.0])}), ledgers.sites)

@@ -1,6 +1,7 @@
 """Whatever is changed in a run folder's ledgers is found, by line and reason, or said to be beyond what a folder can show."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from ledger_tampering import judged, last, relined, resealed
+from ledger_tampering import bodies, judged, last, relined, resealed
 
 from fedvision.experiment import Conditions
+from privacy.ledger import terms
 from privacy.ledger.figures import Event, rdp_epsilon
 from privacy.ledger.keys import Keyring, Roster, roster_path
 from privacy.ledger.reading import Fault
-from privacy.ledger.verify import Verdict
+from privacy.ledger.verify import Verdict, verify
 from privacy.limits import Limit, over_rdp
 from simulations.rehearsal import begin, planned, play
 
@@ -195,7 +197,56 @@ def test_one_sites_ledger_in_the_place_of_anothers_is_found(run: Run) -> None:
 
 def test_a_ledger_of_nobody_is_found(run: Run) -> None:
     shutil.copytree(run.site.parent, run.path / "sites/site-009")
-    run.fault("not in the roster", "sites/site-009/ledger.jsonl")
+    run.fault("of nobody who is in the roster", "sites/site-009/ledger.jsonl")
+
+
+@pytest.mark.parametrize("name", ["old-ledger.jsonl", "sites/site-001/ledger-2.jsonl", "sites/site-001/account/ledger.jsonl"])
+def test_a_second_ledger_anywhere_in_the_folder_is_found(run: Run, name: str) -> None:
+    (run.path / name).parent.mkdir(exist_ok=True)
+    shutil.copy(run.site, run.path / name)
+    run.fault("a ledger of nobody", name)
+
+
+def test_a_ledger_that_is_a_pipe_or_a_folder_is_missing(run: Run) -> None:
+    run.site.unlink()
+    os.mkfifo(run.site)
+    run.fault("a ledger is missing")
+    run.site.unlink()
+    run.site.mkdir()
+    run.fault("a ledger is missing")
+
+
+def test_a_config_that_is_not_the_one_of_the_plan_is_found(run: Run) -> None:
+    config = run.path / "config.yaml"
+    config.write_text(config.read_text().replace("clip: 1.0", "clip: 0.1"))
+    with pytest.raises(Fault, match=r"config\.yaml: it is not the config that the ledgers were made under"):
+        verify(run.path, run.roster)
+    config.write_text("[")
+    with pytest.raises(Fault, match=r"config\.yaml: it cannot be read"):
+        verify(run.path, run.roster)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(b"1.0", b"1"),
+        lambda text: text.replace(b"1.0", b"1e0"),
+        lambda text: text.replace(b"1.0", b"1.00"),
+        lambda text: text.replace(b"1.0", b"NaN"),
+        lambda text: text.replace(b'"seq":0', b'"seq":-0'),
+        lambda text: text.replace(b'"body":{', b'"body": {'),
+        lambda text: text.replace(b'"kind"', b'"\\u006bind"'),
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: re.sub(rb'"sig":"[0-9a-f]*', lambda m: m[0][:7] + m[0][7:].upper(), text),
+    ],
+    ids=["1.0 as 1", "as 1e0", "as 1.00", "as NaN", "-0", "space", "escape", "CRLF", "BOM", "capitals"],
+)  # fmt: skip
+def test_the_same_values_in_another_notation_are_found(run: Run, change) -> None:  # type: ignore[no-untyped-def]
+    run.coordinator.write_bytes(change(run.coordinator.read_bytes()))
+    with pytest.raises(Fault) as caught:
+        run.verdict()
+    assert (caught.value.file, caught.value.line) == ("ledger.jsonl", 1)
 
 
 def test_two_runs_spliced_are_found(run: Run, tmp_path: Path) -> None:
@@ -262,6 +313,42 @@ def test_a_figure_that_does_not_follow_from_the_events_is_found_though_it_is_sig
 
     resealed(run.site, run.key(), lie)
     run.fault(said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("plan", "clip", 1), ("plan", "repeatable", None), ("plan", "sampler", "all"), ("plan", "orders", [2, 4]), ("plan", "steps", 2**40),
+        ("plan", "noise_multiplier", 1e308), ("plan", "noise_multiplier", 5e-324), ("plan", "mechanism", 1), ("request", "model", 0),
+        ("request", "round", True), ("request", "sites", ""), ("receipts", "attempt", 1.0),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_found_where_it_stands(run: Run, kind: str, name: str, value: object) -> None:
+    resealed(run.coordinator, run.key(None), lambda content: last(content, kind).update({name: value}))
+    at = [body["kind"] for body in bodies(run.coordinator)]
+    with pytest.raises(Fault) as caught:
+        run.verdict()
+    assert (caught.value.file, caught.value.line) == ("ledger.jsonl", len(at) - at[::-1].index(kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "file", "line"),
+    [
+        ("rdp_epsilon", 1.002, "ledger.jsonl", 1), ("rdp_epsilon", 0.998, "ledger.jsonl", 1), ("epsilon", 1.002, "ledger.jsonl", 1),
+        ("epsilon", 0.998, "ledger.jsonl", 1), ("rho", 0.998, "sites/site-000/ledger.jsonl", 2),
+    ],
+)  # fmt: skip
+def test_figures_that_all_parties_sign_and_that_are_off_by_two_thousandths_are_found(
+    name: str, wrong: float, file: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        right = getattr(terms, name)
+        patched.setattr(terms, name, lambda *given: wrong * right(*given))
+        ledgers = begin(planned(1, 2), tmp_path / "run")
+        play(ledgers, range(2))
+    with pytest.raises(Fault) as caught:
+        judged(tmp_path / "run", ledgers.coordinator.roster)
+    assert (caught.value.file, caught.value.line) == (file, line)
 
 
 def test_more_charges_than_the_plan_holds_are_found(run: Run) -> None:

@@ -47,6 +47,13 @@ class Federation:
         pinned = Pinned.join(endorse(self.roster, [self.authority]), self.roster.fingerprint, self.minimum)
         return SecureSite(name, self.identities[name], pinned, self.stores[name], self.asks.get(name, 0))
 
+    def succeed(self, members: Sequence[Member], by: Sequence[str]) -> None:
+        """A newer roster, which the sites `by` approve and adopt."""
+        self.roster = replace(self.roster, version=self.roster.version + 1, members=tuple(members))
+        for name in by:
+            self.sites[name].pinned.approve(self.roster.fingerprint)
+            self.sites[name].pinned.adopt(endorse(self.roster, [self.authority]))
+
     def session(self, round: int = 0, attempt: int = 1, run: str = "run") -> Session:
         return Session(run, round, attempt, self.roster.fingerprint)
 

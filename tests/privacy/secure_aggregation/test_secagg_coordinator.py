@@ -86,6 +86,14 @@ def test_a_roster_whose_sites_are_out_of_order_or_doubled_cannot_be_joined():
         assert refused(lambda roster=roster: Pinned.join(endorse(roster, [f.authority]), roster.fingerprint, 3)) == "malformed"
 
 
+def test_a_roster_that_nobody_need_sign_or_that_one_authority_signs_twice_cannot_be_joined():
+    f = Federation(4)
+    one = f.authority.public
+    for authorities, quorum in (((one,), 0), ((one,), -1), ((one,), 2), ((), 0), ((one, one), 1), ((one, one), 2)):
+        roster = replace(f.roster, authorities=authorities, quorum=quorum)
+        assert refused(lambda roster=roster: Pinned.join(endorse(roster, [f.authority] * 2), roster.fingerprint, 3)) == "malformed"
+
+
 def test_a_roster_that_nobody_signed_cannot_be_joined():
     f = Federation(4)
     assert refused(lambda: Pinned.join(endorse(f.roster, []), f.roster.fingerprint, 3)) == "roster_signature"

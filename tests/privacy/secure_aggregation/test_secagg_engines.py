@@ -81,7 +81,7 @@ def test_masked_rounds_on_ray_end_at_the_bytes_of_the_plain_loop(tmp_path):
 
 
 @pytest.mark.flower
-def test_masked_rounds_on_flower_end_at_the_bytes_of_the_plain_loop(tmp_path):
+def test_masked_rounds_on_flower_end_at_the_bytes_of_the_plain_loop(on_flower, tmp_path):
     plain = simulate(experiment(False), tmp_path / "plain", None, quiet=True)[1]
-    masked = simulate(experiment(True, name="flower", workers=2), tmp_path / "flower", None, quiet=True)[1]
+    masked = on_flower.run(experiment(True), tmp_path / "flower")
     assert masked["model_sha256"] == plain["model_sha256"]

@@ -1,21 +1,36 @@
 """What a site lets go of over a long run, and that it refuses whatever it could no longer judge."""
 
+import copy
+
 import pytest
 from secagg_federation import Federation, check_of
 
 from privacy.secure_aggregation.coordinator import abandon
 from privacy.secure_aggregation.lists import MARK, is_marked, mark
+from privacy.secure_aggregation.store import Memory
 
 MODELS = [bytes([n]) * 32 for n in range(40)]
 
 
-@pytest.fixture
-def long_run(monkeypatch: pytest.MonkeyPatch) -> Federation:
-    """Four sites after 40 rounds, which keep the records of 3 to 5."""
-    monkeypatch.setattr("privacy.secure_aggregation.state.KEPT", 3)
+@pytest.fixture(scope="module")
+def forty_rounds() -> Federation:
     f = Federation(4)
-    for number, model in enumerate(MODELS):
-        f.run(f.attempt(f.session(round=number)), terms=f.terms(model))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("privacy.secure_aggregation.state.KEPT", 3)
+        for number, model in enumerate(MODELS):
+            f.run(f.attempt(f.session(round=number)), terms=f.terms(model))
+    return f
+
+
+@pytest.fixture
+def long_run(monkeypatch: pytest.MonkeyPatch, forty_rounds: Federation) -> Federation:
+    """Four sites after 40 rounds, which keep the records of 3 to 5: each test's own."""
+    monkeypatch.setattr("privacy.secure_aggregation.state.KEPT", 3)
+    f = copy.copy(forty_rounds)
+    f.stores = {name: Memory() for name in f.names}
+    for name, store in forty_rounds.stores.items():
+        f.stores[name].contents |= store.contents
+    f.sites = {name: f.make(name) for name in f.names}
     return f
 
 
@@ -65,6 +80,18 @@ def test_a_record_of_an_open_attempts_model_is_kept_however_old(monkeypatch):
         assert sum(t.model == MODELS[0] for t in site.state.taken) == 2
     list_of = slow.survivors()
     assert {check_of(reply) for reply in f.ask(slow, dict.fromkeys(f.names, list_of)).values()} == {""}
+
+
+def test_a_record_of_the_round_that_a_run_is_in_is_kept_however_old(monkeypatch):
+    """Another model in the same round is judged by the list that was signed in it."""
+    monkeypatch.setattr("privacy.secure_aggregation.state.KEPT", 2)
+    f = Federation(4)
+    f.run(f.attempt(f.session(run="slow")), terms=f.terms(MODELS[0]))
+    for number in range(1, 12):
+        f.run(f.attempt(f.session(run="fast", round=number)), terms=f.terms(MODELS[number]))
+    again, other = f.attempt(f.session(run="slow", attempt=2)), f.terms(MODELS[20])
+    f.run(again, until="shares")
+    assert {check_of(reply) for reply in f.ask(again, again.begins(other), other).values()} == {"history"}
 
 
 def test_a_mark_is_found_where_one_begins_and_nowhere_else():

@@ -11,7 +11,7 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, RoundFailed
 from fedvision.experiment import Experiment, load
 from fedvision.schema import validate
-from fedvision.types import ClientUpdate, SecureReply, SecureRequest, TrainRequest
+from fedvision.types import ClientUpdate, EvaluateRequest, SecureReply, SecureRequest, TrainRequest
 from privacy.secure_aggregation.messages import Begin, Masked, Open, Survivors, from_bytes
 from server.run import Assignment, federate
 from simulations.conditions import Troubled
@@ -59,6 +59,17 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         {"conditions": {"speed_sigma": 1.0, "deadline": 0.35}, "federation": {"rounds": 3, "on_missing": "skip"}},
         {"conditions": {"dropout": 0.5, "absent": 0.2, "speed_sigma": 0.5}, "federation": {"on_missing": "wait", "max_attempts": 9}},
         {"federation": {"sampling": "poisson", "rate": 0.8, "rounds": 4, "min_replies": 4, "max_attempts": 20}},
+        {
+            "federation": {
+                "sampling": "poisson",
+                "rate": 0.95,
+                "rounds": 2,
+                "min_replies": 3,
+                "on_missing": "skip",
+                "weighting": "uniform",
+            },
+            "privacy": {"mechanism": "central", "noise_multiplier": 1.0, "delta": 1e-3, "simulation_only_seed": 3},
+        },
     ],
     ids=[
         "32 bits",
@@ -73,6 +84,7 @@ def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
         "slow sites and a deadline",
         "waited for",
         "drawn by chance",
+        "drawn by chance, with noise on the sum",
     ],
 )
 def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
@@ -81,6 +93,7 @@ def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     assert masked["status"] == "completed"
     assert masked["model_sha256"] == plain["model_sha256"]
     assert masked["metrics"] == plain["metrics"]
+    assert [r["attempt"] for r in rounds(tmp_path / "True")] == [r["attempt"] for r in rounds(tmp_path / "False")]
     took = [[r["simulated_seconds"] for r in rounds(tmp_path / f"{on}")] for on in (False, True)]
     if "deadline" in changes.get("conditions", {}):
         assert took[0] == took[1] and all(took[1])
@@ -113,8 +126,32 @@ def test_a_simulated_site_that_declines_under_masks_is_left_out(tmp_path):
     assert list(rounds(tmp_path / "True")[0]["declined"]) == ["site-000"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"encoding": {"range_weights": 1e-6}}, "out_of_range"),
+        ({"federation": {"rounds": 1, "on_missing": "stop", "max_update_norm": 1e-6}}, "norm_too_large"),
+    ],
+    ids=["a number beyond its range", "an update that is too long"],
+)
+def test_a_site_that_may_not_send_what_it_has_keeps_the_figure_to_itself(tmp_path, caplog, changes, code):
+    """A coordinator could choose a model under which a site's loss or norm is beyond its bounds, to be told them."""
+    with pytest.raises(RoundFailed) as failed:
+        summary(tmp_path, True, **{"federation": {"rounds": 1, "on_missing": "stop"}} | changes)
+    said = f"site-000 {code}: its update is beyond what the run allows; the figure stands in the site's own log"
+    assert said in str(failed.value)
+    own = [record.getMessage() for record in caplog.records if record.name == "fedvision.site"]
+    assert len(own) == 7 and all("e-" in line or "." in line for line in own)
+
+
 def rounds(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_a_round_for_which_chance_draws_nobody_is_skipped(tmp_path):
+    changes = {"federation": {"sampling": "poisson", "rate": 1e-9, "rounds": 1, "min_replies": 4, "on_missing": "skip"}}
+    assert summary(tmp_path, True, **changes)["status"] == "completed"
+    assert rounds(tmp_path / "True")[0]["status"] == "skipped"
 
 
 def test_rounds_that_fail_are_skipped_alike(tmp_path):
@@ -187,6 +224,17 @@ def test_the_coordinator_gets_masked_messages_and_nothing_else(tmp_path):
     assert not any(isinstance(r, ClientUpdate | TrainRequest) for r in tapped.replies)
 
 
+def test_under_masks_a_site_gives_nobody_an_update_or_its_figures_in_the_clear(tmp_path):
+    """Whoever leaves the protocol out and asks as in a plain run."""
+    e = experiment(True)
+    data = open_federated(e)
+    bench = Workbench.set_up(e, data.shape, data.classes, len(data.sites), tmp_path)
+    model = dict(bench.tensors)
+    for asked in (TrainRequest("run", 0, 1, model, {}, None), EvaluateRequest("run", 0, model, "test", None)):
+        replies = list(Inline(data, bench).ask(dict.fromkeys(data.sites, asked)))
+        assert [reply.code for reply in replies] == ["masked"] * 7
+
+
 def test_a_round_takes_three_exchanges_once_the_first_has_begun(tmp_path):
     e = experiment(True, federation={"rounds": 5})
     tapped, _ = conducted(new_folder(e, tmp_path / "run"), e)
@@ -196,11 +244,17 @@ def test_a_round_takes_three_exchanges_once_the_first_has_begun(tmp_path):
     assert {Survivors} in by_type
 
 
+TROUBLED = {"conditions": {"dropout": 0.1}, "federation": {"rounds": 2, "max_attempts": 20}}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return summary(tmp_path_factory.mktemp("plain"), False, **TROUBLED)
+
+
 @pytest.mark.parametrize("breaks_at", range(2, 9))
-def test_a_coordinator_that_crashes_anywhere_is_resumed_and_ends_at_the_same_bytes(tmp_path, breaks_at):
-    changes = {"conditions": {"dropout": 0.1}, "federation": {"rounds": 2, "max_attempts": 20}}
-    plain = summary(tmp_path, False, **changes)
-    e = experiment(True, **changes)
+def test_a_coordinator_that_crashes_anywhere_is_resumed_and_ends_at_the_same_bytes(tmp_path, plain, breaks_at):
+    e = experiment(True, **TROUBLED)
     folder = new_folder(e, tmp_path / "run")
     tapped, ended = conducted(folder, e, breaks_at)
     assert ended is None or tapped.calls < breaks_at
@@ -223,9 +277,9 @@ def test_a_sites_vector_is_masked_again_for_nobody_after_a_crash(tmp_path):
 
 REFUSED = {
     "strategy.name = median and secure_aggregation.enabled": {"strategy": {"name": "median"}, "federation": {"weighting": "uniform"}},
-    "what a secret draw of sites is worth is lost": {
+    "privacy.amplified = true and secure_aggregation.enabled = true": {
         "federation": {"sampling": "poisson", "rate": 0.5, "weighting": "uniform"},
-        "privacy": {"mechanism": "local", "noise_multiplier": 1.0, "delta": 1e-3},
+        "privacy": {"mechanism": "central", "amplified": True, "noise_multiplier": 1.0, "delta": 1e-3},
     },
     "no sum is over fewer than 3 sites": {"federation": {"sampling": "poisson", "rate": 0.5, "min_replies": 2}},
     "evaluation.sites = all": {"evaluation": {"sites": "all"}},

@@ -5,8 +5,9 @@ from dataclasses import replace
 from secagg_federation import Federation
 from secagg_violations import Violations, split
 
+from privacy.secure_aggregation import Attempt
 from privacy.secure_aggregation.coordinator import voided
-from privacy.secure_aggregation.messages import Abandon, Consent, Proof, Survivors, list_digest, sign
+from privacy.secure_aggregation.messages import Abandon, Consent, Proof, Released, Survivors, Voided, list_digest, sign
 
 violation = Violations()
 
@@ -54,6 +55,25 @@ def an_attempt_called_abandoned_by_too_few():
     words = [f.tell(n, Abandon(first.session)) for n in "defghi"]
     second = f.run(f.attempt(f.session(attempt=2)), until="shares")
     return f.tell("a", second.begins(f.terms(), [voided(first.session, words * 2)])["a"])
+
+
+@violation("history")
+def an_attempt_called_abandoned_by_words_on_another():
+    f = Federation(4)
+    first = f.run(f.attempt(), until="consent")
+    words = tuple(f.tell(n, Abandon(f.session(run="other"))) for n in f.names)
+    second = f.run(f.attempt(f.session(attempt=2)), until="shares")
+    return f.tell("a", second.begins(f.terms(), [Voided(first.session, words)])["a"])
+
+
+@violation("history")
+def a_list_shown_with_signatures_of_sites_that_it_calls_dropped():
+    f = Federation(10)
+    first = f.run(f.attempt(), until="masked")
+    alive, dropped = split(f, "j")
+    consents = proof_over(f, first, "abcdefj", alive, dropped).consents
+    second = f.run(f.attempt(f.session(attempt=2)), until="shares")
+    return f.tell("a", second.begins(f.terms(), [Released(first.session, first.transcript, alive, dropped, consents)])["a"])
 
 
 @violation("history")
@@ -106,6 +126,11 @@ def survivors_out_of_the_order_of_their_names():
     return asked_to_sign("", "jihgfedcba")
 
 
+@violation("partition")
+def dropped_sites_out_of_the_order_of_their_names():
+    return asked_to_sign("ji", "abcdefgh")
+
+
 @violation("few_survivors")
 def fewer_survivors_than_the_threshold():
     return asked_to_sign("ghij")
@@ -152,13 +177,15 @@ def another_list_after_one_was_signed():
     return f.tell("a", Survivors(f.session(), *split(f, "j")))
 
 
-def proof_of(f: Federation, signers: str, dropped: str = "", **changes: object) -> Proof:
+def proof_of(f: Federation, signers: str, dropped: str = "") -> Proof:
     """A proof of a list that honest sites did not sign, by signers who lie."""
-    attempt = f.run(f.attempt(), until="masked")
-    alive, gone = split(f, dropped)
-    wanted = list_digest(attempt.transcript, alive, gone)
+    return proof_over(f, f.run(f.attempt(), until="masked"), signers, *split(f, dropped))
+
+
+def proof_over(f: Federation, attempt: Attempt, signers: str, alive: tuple[str, ...], dropped: tuple[str, ...]) -> Proof:
+    wanted = list_digest(attempt.transcript, alive, dropped)
     consents = tuple(sign(Consent(attempt.session, n, wanted), f.identities[n]) for n in signers)
-    return Proof(attempt.session, alive, gone, consents)
+    return Proof(attempt.session, alive, dropped, consents)
 
 
 @violation("second_list")

@@ -7,7 +7,8 @@ from secagg_violations import Violations
 
 from privacy.secure_aggregation import Identity, Member, Pinned, Roster, endorse
 from privacy.secure_aggregation.graph import neighbourhood
-from privacy.secure_aggregation.messages import Begin, Delivery, Open
+from privacy.secure_aggregation.messages import Abandoned, Begin, Delivery, Open, Voided, sign
+from privacy.secure_aggregation.store import Memory
 
 violation = Violations()
 
@@ -43,6 +44,15 @@ def a_roster_that_the_coordinator_signed_itself():
     return newer(Federation(4), signer=Identity.fresh())
 
 
+@violation("roster_signature")
+def a_roster_under_an_authoritys_name_that_it_has_not_signed():
+    f = Federation(4)
+    roster = replace(f.roster, version=2)
+    signed = endorse(roster, [Identity.fresh()])
+    f.sites["a"].pinned.approve(roster.fingerprint)
+    return f.sites["a"].pinned.adopt(replace(signed, endorsements=(replace(signed.endorsements[0], authority=f.authority.public),)))
+
+
 @violation("roster_version")
 def an_older_roster():
     return newer(Federation(4), version=1)
@@ -74,6 +84,14 @@ def a_rule_for_additions_stretched_to_a_removal():
     return newer(f, drop="b", approve=False)
 
 
+@violation("not_approved")
+def a_rule_for_additions_stretched_to_other_authorities():
+    f = Federation(5)
+    pinned = f.sites["a"].pinned
+    pinned.allow_additions = True
+    return pinned.adopt(endorse(replace(f.roster, version=2, authorities=(Identity.fresh().public,)), [f.authority]))
+
+
 @violation("stranger")
 def a_site_beyond_the_roster_among_the_keys():
     f = Federation(4)
@@ -88,6 +106,40 @@ def a_site_in_the_cohort_that_is_not_among_the_keys():
     attempt = f.run(f.attempt(), {"e": "keys"}, until="shares")
     begin = attempt.begins(f.terms())["a"]
     return f.tell("a", replace(begin, cohort=(*begin.cohort, "e")))
+
+
+@violation("stranger")
+def a_box_from_a_site_that_is_not_in_the_cohort():
+    f = Federation(5)
+    attempt = f.run(f.attempt(), {"e": "shares"}, until="shares")
+    begin = attempt.begins(f.terms())["a"]
+    box = next(box for box in f.tell("e", attempt.list_keys()).boxes if box.holder == "a")
+    return f.tell("a", replace(begin, deliveries=(*begin.deliveries, Delivery("e", box.sealed))))
+
+
+@violation("stranger")
+def a_roster_that_gives_known_sites_second_names():
+    """The lists of a round before and after it, over the same site under two names, would seem to have nothing in common."""
+    f = Federation(6)
+    members = tuple(replace(m, site=m.site if m.site in "abc" else f"x{m.site}") for m in f.roster.members)
+    roster = replace(f.roster, version=2, members=members)
+    f.sites["a"].pinned.approve(roster.fingerprint)
+    return f.sites["a"].pinned.adopt(endorse(roster, [f.authority]))
+
+
+@violation("history")
+def words_of_keys_that_came_later_on_an_attempt_of_an_older_roster():
+    """Enough sites were given new keys; whoever holds those says that an attempt was abandoned whose list was signed."""
+    f = Federation(10)
+    first = f.run(f.attempt(), until="consent")
+    f.identities |= {n: Identity.fresh() for n in "defghij"}
+    f.succeed(tuple(Member(n, f.identities[n].public) for n in f.names), by="abc")
+    for n in "defghij":
+        f.stores[n] = Memory()
+        f.sites[n] = f.make(n)
+    words = tuple(sign(Abandoned(first.session, n), f.identities[n]) for n in f.names if n not in "abc")
+    second = f.run(f.attempt(f.session(attempt=2)), until="shares")
+    return f.tell("a", second.begins(f.terms(), [Voided(first.session, words)])["a"])
 
 
 # ------------------------------------------------------------------------------------------------------ the drawn graph

@@ -6,7 +6,7 @@ from secagg_federation import Federation, resigned
 from secagg_violations import Violations
 
 from privacy.secure_aggregation import Identity
-from privacy.secure_aggregation.messages import Abandon, KeyList, Open, Released, Survivors, Voided
+from privacy.secure_aggregation.messages import Abandon, Delivery, KeyList, Open, Released, Survivors, Voided
 
 violation = Violations()
 
@@ -53,6 +53,19 @@ def boxes_out_of_the_order_of_their_dealers():
     f = Federation(4)
     begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
     return f.tell("a", replace(begin, deliveries=begin.deliveries[::-1]))
+
+
+@violation("malformed")
+def a_box_that_the_site_is_said_to_have_sent_itself():
+    f = Federation(4)
+    begin = f.run(f.attempt(), until="shares").begins(f.terms())["a"]
+    return f.tell("a", replace(begin, deliveries=(Delivery("a", b""), *begin.deliveries)))
+
+
+@violation("malformed")
+def a_message_that_only_sites_send():
+    f = Federation(4)
+    return f.tell("a", f.tell("b", Open(f.session())))
 
 
 @violation("malformed")
