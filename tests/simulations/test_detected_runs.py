@@ -143,7 +143,10 @@ def test_a_private_run_promises_an_epsilon(name: str, tmp_path: Path) -> None:
         ({"task": "classification"}, "model.name = detection/fcos and task = classification exclude each other"),
         ({"task": "instances"}, "detection/fcos and task = instances exclude each other: it says boxes; use detection/mask_rcnn"),
         ({"model": {"name": "detection/mask_rcnn", "options": {}}}, "task = detection exclude each other: it says boxes and masks"),
-        ({"task": "instances", "model": {"name": "detection/mask_rcnn", "options": {}}, "engine": {"name": "vmap"}}, "and engine.name = vmap"),
+        (
+            {"task": "instances", "model": {"name": "detection/mask_rcnn", "options": {}}, "engine": {"name": "vmap"}},
+            "and engine.name = vmap",
+        ),
         ({"training": {"cutmix": 1.0}}, "training.cutmix = 1.0 and task = detection"),
         ({"training": {"balance": "sampling"}}, "training.balance = sampling and task = detection"),
         ({"evaluation": {"best": "accuracy"}}, "allowed are map, ap50"),
