@@ -24,7 +24,7 @@ from fedvision.schema import validate
 from simulations.run import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-T_95 = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t, two-sided, by degrees of freedom
+T_95 = {3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's t, two-sided, by degrees of freedom
 Settings = dict[str, Any]
 CONFIG = load(ROOT / "configs" / "subject_dp.yaml").model_dump(mode="json")
 
@@ -40,7 +40,7 @@ MNIST: Settings = {
     "data": {"dataset": "mnist5k"},
     "partition": {"scheme": "iid", "sites": 10},
     "federation": {"rounds": 80},
-    "model": {"name": "cnn", "norm": "group", "width": 8, "hidden": 32},
+    "model": {"name": "cnn", "norm": "group", "width": 8, "hidden": None},
     "training": {"steps": 1, "learning_rate": 10.0, "schedule": "cosine", "schedule_per": "round"},
     "privacy": {
         "mechanism": "dp_sgd", "epsilon": 8.0, "delta": 1e-4, "sampling_rate": 0.25, "divisor": 100.0, "clip": 0.3, "ema": 0.9,
@@ -50,9 +50,11 @@ MNIST: Settings = {
 PLAIN: Settings = {  # the same run without privacy: as many steps, of a batch of the expected size
     **{key: block for key, block in MNIST.items() if key != "privacy"},
     "federation": {"rounds": 80, "weighting": "uniform"},
-    "training": {"steps": 1, "epochs": None, "batch_size": 100, "learning_rate": 0.1, "schedule": "cosine", "schedule_per": "round"},
+    "training": {
+        "steps": 1, "epochs": None, "batch_size": 100, "learning_rate": 0.5, "gradient_clip": 1.0, "schedule": "cosine", "schedule_per": "round",
+    },
     "evaluation": {"sites": "none"},
-}
+}  # fmt: skip
 SUBJECTS: Settings = {key: block for key, block in CONFIG.items() if key not in ("name", "seed", "evaluation", "tracking")}
 RUNS = {"digits": DIGITS, "mnist": MNIST, "mnist without privacy": PLAIN, "subjects": SUBJECTS}
 

@@ -55,7 +55,17 @@ FILES: dict[Path, tuple[str, ...]] = {
     Path("clients/masked.py"): RUNS,
     Path("server/masked.py"): RUNS,
 }
-HARMLESS: dict[str, str] = {}  # text of a mutation -> why nothing can notice it
+CHARGED = "contribution is not None and bench.protection is not None and (request.train is not None)"
+AHEAD = "self._ahead.session == session and set(self._ahead.sites) == set(sites) and (self._ahead.protocol is not None)"
+HARMLESS: dict[str, str] = {  # text of a mutation -> why nothing can notice it
+    "len(kinds) == 2 :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
+    "kinds[1] is ... :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
+    f"contribution is not None :: {CHARGED}": "asked for more often, the same line of the ledger is found",
+    f"request.train is not None :: {CHARGED}": "for the type checker: there is a contribution only where there is something to train on",
+    "isinstance(reply, ClientUpdate) :: lie in LIES and isinstance(reply, ClientUpdate)": "a simulated liar that cannot train declines either way",
+    f"self._ahead.protocol is not None :: {AHEAD}": "for the type checker: what is ahead has a session only where it has a protocol",
+    f"set(self._ahead.sites) == set(sites) :: {AHEAD}": "in a simulation the sites that a round asks first are those it was opened for ahead",
+}
 
 
 def calls(source: str) -> Iterator[tuple[str, str]]:

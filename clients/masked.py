@@ -1,5 +1,6 @@
 """A site's part in masked rounds: the protocol's messages in, its answers out; the update leaves under masks only."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from clients.lies import LIES
 from clients.private import charged
 from clients.workbench import Workbench
 from fedvision.data.site import Site
-from fedvision.errors import AggregationRefused, RunFolderError, UpdateRefused
+from fedvision.errors import AggregationRefused, OutOfRange, RunFolderError, UpdateRefused
 from fedvision.sums import Layout, check
 from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
 from privacy.membership import membership_of
@@ -26,6 +27,7 @@ from privacy.secure_aggregation.site import Contribution, SecureSite
 from privacy.secure_aggregation.store import Files
 from privacy.secure_aggregation.terms import parted, terms_of
 
+log = logging.getLogger("fedvision.site")
 SIMULATED = "simulated"  # a file of this name in a site's folder: the site is simulated, and its disk need not be synced
 Train = Callable[[TrainRequest, Site, Workbench], ClientUpdate | Declined]
 
@@ -114,7 +116,10 @@ def _contribution(
     clip = bench.experiment.federation.max_update_norm
 
     def vectors() -> list[np.ndarray]:
-        reply = train(wanted, site, bench)
+        try:
+            reply = train(wanted, site, bench)
+        except OutOfRange as error:
+            raise _beyond(site.id, wanted.round, "out_of_range", error) from None
         simulated = (masking_folder(bench.states.folder, site.id) / SIMULATED).exists()
         lie = bench.experiment.conditions.misbehaving.get(site.id, "") if simulated else ""
         if lie in LIES and isinstance(reply, ClientUpdate):
@@ -134,4 +139,10 @@ def _check_own(update: ClientUpdate, layout: Layout, clip: float) -> None:
     try:
         check(update.vector, layout, clip if clip else math.inf)
     except UpdateRefused as refused:
-        raise _Declined(Declined(update.site, update.round, refused.code, str(refused))) from None
+        raise _beyond(update.site, update.round, refused.code, refused) from None
+
+
+def _beyond(site: SiteId, round: int, code: str, error: Exception) -> _Declined:
+    """A site that may not send what it has: by how much is its own figure, and goes to its own log alone."""
+    log.warning("site %s, round %d: %s", site, round, error)
+    return _Declined(Declined(site, round, code, "its update is beyond what the run allows; the figure stands in the site's own log"))

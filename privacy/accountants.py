@@ -22,7 +22,9 @@ from fedvision.types import RELATIONS, Guarantee
 
 GRID = 1e-4  # of a privacy loss: the accuracy of pld
 FINE_UP_TO = 60.0  # ε above which the grid grows with ε, so that a plan without much privacy costs seconds, not hours
+MOST_GRID = 100.0  # a coarser one cannot be exponentiated; ε is then in the tens of millions
 MOST_STEPS = 10**9
+STAGE = 10**5  # steps, where there are a hundred times as many
 LEAST_NOISE, MOST_NOISE = 0.01, 1e9
 
 
@@ -86,10 +88,16 @@ def pld(phases: Sequence[Phase], delta: float, relation: str) -> float:
 def _pld(phases: tuple[Phase, ...], delta: float, relation: str, grid: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    fine = grid * max(1.0, _rough(phases, delta, relation) / FINE_UP_TO)
+    rough = _rough(phases, delta, relation)
+    steps = sum(phase.steps for phase in phases)
+    fine = max(grid, min(grid * rough / FINE_UP_TO, math.sqrt(0.01 * rough / steps)))  # a step adds up to its square over 8
+    if fine > MOST_GRID:
+        raise ConfigError(
+            f"ε would be about {rough:.1g}, which promises nothing, for {list(phases)}: more noise, fewer steps, or a lower rate"
+        )
     if len(phases) == 1 and phases[0].sampling_rate < 1:
         phase = phases[0]
-        composed = _losses(phase.noise_multiplier, phase.sampling_rate, relation, fine).self_compose(phase.steps)
+        composed = _repeated(_losses(phase.noise_multiplier, phase.sampling_rate, relation, fine), phase.steps)
         return _finite(float(composed.get_epsilon_for_delta(delta)), phases)
     account = PLDAccountant(_relation(relation), fine)
     account.compose(_event(phases))
@@ -104,6 +112,15 @@ def _losses(sigma: float, rate: float, relation: str, grid: float):  # type: ign
     return privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=sigma, value_discretization_interval=grid, sampling_prob=rate, neighboring_relation=_relation(relation)
     )
+
+
+def _repeated(losses, steps: int):  # type: ignore[no-untyped-def]
+    """`losses` composed with themselves.  Very many are taken in two stages: the library first writes out points ** steps."""
+    whole, rest = divmod(steps, STAGE)
+    if whole < 100:
+        return losses.self_compose(steps)
+    composed = losses.self_compose(STAGE).self_compose(whole)
+    return composed.compose(losses.self_compose(rest)) if rest else composed
 
 
 def _rough(phases: Sequence[Phase], delta: float, relation: str) -> float:

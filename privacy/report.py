@@ -156,8 +156,18 @@ def _verdict(read: Read) -> str:
     return (
         f"For each {UNIT[g.unit]}: what {AGAINST[read.plan.mechanism]} can find out about whether that {NOUN[g.unit]} was in this run is bounded. Asked "
         f"about one, and knowing everything else, they are right in at most {_percent(right)} of cases, where a coin is right in 50 %: {grade}. In "
-        f"numbers: {g}."
+        f"numbers: {g}.{_before(read)}"
     )
+
+
+def _before(read: Read) -> str:
+    """What the same images had told before the run: statistics that were released under noise of their own."""
+    if read.experiment.data.statistics_noise is None:
+        return ""
+    from privacy.statistics import together  # with torch
+
+    both = together(read.plan, read.experiment)
+    return f" That is of this run alone; with the statistics of the same data that were released before it, data.mean and data.std: {both}."
 
 
 def _percent(value: float) -> str:

@@ -51,6 +51,7 @@ def uncovered(experiment: Experiment, plan: Plan) -> list[str]:
     ]
     if isinstance(p, DpSgd | Central) and p.audit is not None:
         said.append(
-            "The audit's silence: it finds too little noise, too much sampling and clipping that does not hold, not every possible fault."
+            "The audit's silence: it finds too little noise, too much sampling and clipping that does not hold, and not every fault: noise that repeats from "
+            "step to step has the right size and is not seen."
         )
     return said

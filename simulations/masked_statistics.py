@@ -43,7 +43,7 @@ def masked_sum(
 
     def ask(messages: Mapping[str, ToSite]) -> None:
         for site, message in messages.items():
-            contribution = Contribution(terms, lambda site=site: [vector(SiteId(site))])  # type: ignore[misc]
+            contribution = Contribution(terms, partial(_alone, vector, SiteId(site)))
             reply = members[site].answer(from_bytes(to_bytes(message)), contribution)  # type: ignore[arg-type]
             attempt.take(from_bytes(to_bytes(reply)))
 
@@ -56,6 +56,11 @@ def masked_sum(
         return attempt.total()[0]
     except AggregationRefused as refused:
         raise RoundFailed(f"the masked sum of the statistics: {refused}") from None
+
+
+def _alone(vector: Callable[[SiteId], np.ndarray], site: SiteId) -> list[np.ndarray]:
+    """A site's one vector: all of it is in one ring."""
+    return [vector(site)]
 
 
 def _shapes(data: Federated) -> dict[str, tuple[int, ...]]:

@@ -132,7 +132,7 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
         elif kind == "request":
             need(where not in self.sent and body["witness"] == self.last, "sent twice, or with another witness")
             need(("sites" in body) != self.plan.body["whole_plan"] and set(body.get("sites", [])) <= self.sites, "sent to whom?")
-            self.sent[where] = body
+            self.sent[body["round"], body["attempt"]] = body | {n: body[n] for n in ("request", "model")}
         else:
             names, asked = [row[0] for row in body["heads"]], set(self.sent[where].get("sites", [])) if kind == "receipts" else self.sites
             need(kind in ("joined", "receipts", "end") and names == sorted(set(names)) and set(names) <= asked, "of whom?")

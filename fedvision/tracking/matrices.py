@@ -66,7 +66,7 @@ def heat_map(
     if len(rows) > 60 or len(columns) > 30:
         return _heat_picture(rows, columns, names, shares)
     room = min(150.0, 22 + CHARACTER * max(map(len, rows)))
-    width = min(52.0, (WIDTH - room - 4) / len(columns))
+    width = min(max(52.0, max(map(len, columns)) * CHARACTER + 10), (WIDTH - room - 4) / len(columns))
     height, top = min(30.0 if len(rows) <= 12 else 17.0, max(13.0, width * 0.62)), 30.0
     digits = max(len(f"{count:,}") for row in rows.values() for count in row)
     parts = []
@@ -89,7 +89,7 @@ def heat_map(
             if count and digits * CHARACTER + 3 < width:
                 parts.append(label(x + width / 2, y + height / 2 + 4, f"{count:,}", "middle", "over" if share > 0.55 else "strong"))
     fits = max(map(len, columns)) * CHARACTER + 2 < width
-    fitting = max(2, int((width - 2) / CHARACTER))
+    fitting = max(2, int((width - 8) / CHARACTER))
     step = 1 if fits or width > 26 else -(-22 // int(max(1, width)))
     parts += [
         label(room + (index + 0.5) * width, top - 6, short(column, fitting * step), "middle", full=column)

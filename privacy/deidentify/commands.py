@@ -92,7 +92,7 @@ def _show(summary: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from privacy.deidentify.run import explain
+    from privacy.deidentify.states import explain
 
     table = Table(title="What became of every input", title_justify="left")
     for column, justify in (("state", "left"), ("files", "right"), ("", "left")):

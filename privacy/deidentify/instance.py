@@ -48,7 +48,7 @@ class Outcome:
     state: State
     code: str = ""
     name: str = ""  # path below the output folder
-    content: str = ""  # keyed hash of the input's bytes
+    content: str = ""  # keyed hash of the input's bytes, and, where it was read, of what it says of its patient and study
     instance: str = ""  # new SOP instance UID
     patient: str = ""  # pseudonym
     identity: Identity | None = None
@@ -78,6 +78,14 @@ def identity(parsed: Parsed) -> Identity:
     if any("\\" in uid for uid in (found.instance, found.series, found.study)):
         raise Refused("BAD_UID")
     return found
+
+
+def told(parsed: Parsed) -> bytes:
+    """What an object says of its patient, study and series, in whatever encoding: two files that differ in it are two
+    objects, also where their copies, from which it is gone, are the same."""
+    some = [element for element in parsed.elements if element[0] >> 16 in (0x0008, 0x0010) and element[4] is None]
+    pairs = [(tag, parsed.data[start:end].strip(b" \0")) for tag, vr, start, end, _ in some if vr not in values.SIZES and tag & 0xFFFF]
+    return hashlib.sha256(repr(pairs).encode()).digest()
 
 
 def load() -> None:
@@ -150,6 +158,7 @@ class Deidentifier:
             return Outcome(State.QUARANTINED, "SELF_CHECK", content=content, identity=who, note=note)
         name = f"{context.patient}/{self.uid(who.series)}/{instance}.dcm"
         row = self.row(written, who, counts, parsed, codes, looked)
+        content += self.pseudonyms.digest("object", told(parsed)).hex()[:32]
         return Outcome(State.DEIDENTIFIED, "", name, content, instance, context.patient, who, row, partial.name)
 
     def _checked(

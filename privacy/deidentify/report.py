@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.deidentify import manifest
-from privacy.deidentify.run import explain
+from privacy.deidentify.states import explain
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b2733; }

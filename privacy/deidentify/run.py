@@ -21,7 +21,7 @@ from privacy.deidentify import manifest
 from privacy.deidentify.instance import Deidentifier, Outcome, load
 from privacy.deidentify.intake import Input, walk
 from privacy.deidentify.policy import EDITION, MEANINGS, Policy, rule_set
-from privacy.deidentify.states import CODES, SKIPS, State
+from privacy.deidentify.states import State
 from privacy.deidentify.vault import Vault, sealed_input, site_key
 from privacy.deidentify.workers import Pool
 
@@ -265,12 +265,17 @@ class Run:
                 self._name(part, outcome)
             else:
                 os.unlink(part)
-                same = all(code == "" and (content == outcome.content or copy == outcome.row["sha256"]) for content, copy, code in others)
+                same = all(code == "" and self._same(outcome, content, copy) for content, copy, code in others)
                 if not same:
                     self._conflict(outcome.instance)
                 known = (outcome.content, outcome.instance, outcome.patient, outcome.identity)
                 outcome = Outcome(State.DUPLICATE, "", "", *known) if same else Outcome(State.QUARANTINED, "UID_CONFLICT", "", *known)
         self._record(item, path, outcome)
+
+    @staticmethod
+    def _same(outcome: Outcome, content: str, copy: str) -> bool:
+        """The same bytes; or the same object in another encoding: its copy is the same, and so is all that it says."""
+        return content == outcome.content or (copy == outcome.row["sha256"] and content[32:] == outcome.content[32:])
 
     def _others(self, path: bytes, instance: str) -> list[tuple[str, str, str]]:
         """(content, SHA-256 of the copy, code) of other inputs that had or have a copy under this instance, or were held
@@ -394,8 +399,3 @@ def _sync(folder: Path) -> None:
             raise OSError(ctypes.get_errno(), "syncfs failed")
     finally:
         os.close(descriptor)
-
-
-def explain(code: str) -> str:
-    """What a code or kind means."""
-    return CODES.get(code) or SKIPS.get(code, "")

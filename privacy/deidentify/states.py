@@ -53,6 +53,11 @@ CODES = {
 }
 
 
+def explain(code: str) -> str:
+    """What a code or kind means."""
+    return CODES.get(code) or SKIPS.get(code, "")
+
+
 class Refused(Exception):
     """A file that ends in quarantine, under one of `CODES`; carries no value of it."""
 

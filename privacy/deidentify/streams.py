@@ -7,14 +7,17 @@ JPEG 2000: ISO 15444-1 annex A; RLE: PS3.5 annex G.
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from privacy.deidentify.states import Refused
 
+MOST = 100_000  # segments of one frame that are no part of the image
 RLE = "1.2.840.10008.1.2.5"
 JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 
 Places = Iterator[tuple[int, int]]  # [start, end) of bytes that are to become zeros
 
+_FILL = re.compile(rb"\xff+")  # a marker is FF and another byte, with any number of FF before it
 _AFTER_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # in a scan, FF is followed by a byte of data or a restart marker
 _STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 _FRAMES = frozenset([*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7])
@@ -27,9 +30,11 @@ def beside(frame: bytes, syntax: str, length: int) -> list[tuple[int, int]]:
     bytes.  Refused("PIXELS_UNREADABLE") where it cannot be walked."""
     walk: Callable[[bytes], Places] = _wavelets if syntax in JPEG_2000 else _jpeg
     try:
-        found = list(_runs(frame, length) if syntax == RLE else walk(frame))
+        found = list(islice(_runs(frame, length) if syntax == RLE else walk(frame), MOST + 1))
     except IndexError:
         raise _broken() from None
+    if len(found) > MOST:
+        raise _broken()
     return [(start, end) for start, end in found if start < end]
 
 
@@ -42,10 +47,10 @@ def _jpeg(data: bytes) -> Places:
         raise _broken()
     here = 2
     while True:
-        while data[here] == data[here + 1] == 0xFF:  # any number of fill bytes
-            here += 1
-        if data[here] != 0xFF:
+        fill = _FILL.match(data, here)
+        if fill is None:
             raise _broken()
+        here = fill.end() - 1
         marker = data[here + 1]
         if marker == 0xD9:
             yield here + 2, len(data)
@@ -107,9 +112,12 @@ def _wavelets(data: bytes) -> Places:
             yield here + 2, len(data)
             return
         if marker == 0x93:  # a tile-part's data, to where the tile-part ends; in them FF is followed by 8F at most
+            if tile and tile < here + 2:
+                raise _broken()
             here = tile or data.find(b"\xff\xd9", here)
             if here < 0 or here >= len(data):  # cut before its end marker
                 return
+            tile = 0
             continue
         start, after = here + 4, here + 2 + int.from_bytes(data[here + 2 : here + 4], "big")
         if after < start or after > len(data):
@@ -127,8 +135,10 @@ def _wavelets(data: bytes) -> Places:
 def _runs(data: bytes, length: int) -> Places:
     """RLE: 64 bytes that say where up to 15 segments start; each unpacks to as many bytes as the frame has pixels."""
     count = int.from_bytes(data[:4], "little")
+    if not 1 <= count <= 15 or len(data) < 64 or length % count:
+        raise _broken()
     starts = [int.from_bytes(data[4 * n : 4 * n + 4], "little") for n in range(1, count + 1)]
-    if not 1 <= count <= 15 or len(data) < 64 or length % count or starts != sorted(set(starts)) or starts[0] < 64:
+    if starts != sorted(set(starts)) or starts[0] < 64:
         raise _broken()
     yield 4 + 4 * count, starts[0]
     for start, end in zip(starts, [*starts[1:], len(data)], strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from privacy.deidentify.original import PIXELS, Found, Leak, Original
 
+_NATIVE = frozenset([b"", *(b"1.2.840.10008.1.2" + end for end in (b"", b".1", b".1.99", b".2"))])
 _NO_IMAGE = frozenset([0xFE, *range(0xE0, 0xF7), *range(0xF9, 0xFE), *range(0x02, 0xC0), 0xC8])  # JPEG: said beside it
 _HEADS = {(0xE0, b"JFIF"): 14, (0xEE, b"Adob"): 12, (0xE8, b"mrfx"): 5, (0xE8, b"SPIF"): 30, (0xE8, b"\0\0\0\1"): 6}
 _TILES = frozenset([*range(0x50, 0x54), 0x55, *range(0x57, 0x5A), *range(0x5C, 0x62), 0x63, 0x90])  # JPEG 2000: needed
@@ -22,7 +23,7 @@ def same_pixels(original: Original, out: list[Found]) -> None:
 
         size = _number(original, 0x00280100) // 8
         old = np.frombuffer(old, f">u{size}").astype(f"<u{size}").tobytes()
-    if new[:4] == b"\xfe\xff\0\xe0" and old[:4] == new[:4]:
+    if original.first.get(0x00020010, b"").rstrip(b"\0 ") not in _NATIVE:
         _same_streams(old, new, original)
     elif new != old:
         padded = len(new) == len(old) and new[:-1] == old[:-1] and new[-1:] == b"\0"
@@ -48,12 +49,13 @@ def _items(data: bytes) -> list[tuple[int, int]]:
 
 
 def _same_streams(old: bytes, new: bytes, original: Original) -> None:
-    (first, last), *pieces = _items(old)
-    if len(old) != len(new) or _items(new) != [(first, last), *pieces]:
+    table, *pieces = _items(old) or [(0, 0)]
+    first, last = table
+    if not pieces or len(old) != len(new) or _items(new) != [table, *pieces]:
         raise Leak("fragments that are not the original's", PIXELS)
     starts = {start - pieces[0][0] for start, _ in pieces}
-    table = [int.from_bytes(new[at : at + 4], "little") for at in range(first, last, 4)]
-    if not starts.issuperset(table) or table != sorted(set(table)):
+    offsets = [int.from_bytes(new[at : at + 4], "little") for at in range(first, last, 4)]
+    if not starts.issuperset(offsets) or offsets != sorted(set(offsets)):
         raise Leak("a table of offsets that are none", PIXELS)
     before, after = (b"".join([data[start:end] for start, end in pieces]) for data in (old, new))
     if original.first.get(0x00020010, b"").rstrip(b"\0 ") == b"1.2.840.10008.1.2.5":

@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedvision.errors import LedgerDamaged
+from fedvision.errors import ConfigError, LedgerDamaged
 from privacy.ledger.entries import FIRST, Broken, Entry, canonical, parsed, written
 
 
@@ -26,7 +26,7 @@ class Chain:
     """The entries of one file.
 
     key: signs what is appended; None = unsigned.  take: called with every entry once and in order, those found in the file
-    and those appended here, so that its owner can keep a running account; it must not raise.
+    and those appended here, so that its owner can keep a running account.  One that it cannot read is damage, unsigned as some are.
     apart: a file elsewhere that remembers how long the chain is and its head, written after each synced entry; an older copy
     of the chain in its place is then noticed.  None = nobody remembers.
 
@@ -101,32 +101,35 @@ class Chain:
             return os.pread(self._handle, end - start - 1, start)
 
     def _accept(self, entry: Entry, length: int) -> None:
+        self.take(entry)
         self._starts.append(self._end)
         self._end += length
         self.count, self.head = entry.number + 1, entry.hash
-        self.take(entry)
 
     def _catch_up(self, handle: int) -> None:
         size = os.fstat(handle).st_size
         if size < self._end:
             raise self._damaged(self.count, "entries that were here are gone")
         known, head = self._recalled()
-        self._compare(known, head)
+        self._compare(self.count, self.head, known, head)
         content = os.pread(handle, size - self._end, self._end)
         for line in content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]:
             try:
                 entry = parsed(line, self.count, self.head, self._public, signed=self.key is not None)
             except Broken as broken:
                 raise self._damaged(self.count + 1, str(broken)) from None
-            self._accept(entry, len(line) + 1)
-            self._compare(known, head)
+            self._compare(entry.number + 1, entry.hash, known, head)
+            try:
+                self._accept(entry, len(line) + 1)
+            except (ConfigError, LookupError, TypeError, ValueError):
+                raise self._damaged(self.count + 1, "it is no entry of such a chain") from None
         if self.count < known:
             raise self._damaged(self.count + 1, f"{known} entries were written, and it has {self.count}: an older file was put back")
 
     # ------------------------------------------------------------------------------------- what is remembered elsewhere
 
-    def _compare(self, known: int, head: str) -> None:
-        if self.count == known and self.head != head:
+    def _compare(self, count: int, found: str, known: int, head: str) -> None:
+        if count == known and found != head:
             raise self._damaged(known, "it is another entry than the one that was written here")
 
     def _recalled(self) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedvision.errors import LedgerDamaged, RunFolderError, UpdateRefused
+from fedvision.errors import ConfigError, LedgerDamaged, RunFolderError, UpdateRefused
 from fedvision.types import TrainRequest
 from privacy.account import request_hash, state_hash
 from privacy.ledger.chain import Broken, Chain, Entry, parsed
@@ -80,6 +80,11 @@ class CoordinatorLedger:
                 )  # fmt: skip
             elif self._begun["run"] != self.run:
                 raise LedgerDamaged(f"{self.chain.path} is the ledger of run {self._begun['run']}: put back this run's own")
+            elif self._begun["config"] != self.terms.config:  # each charge says its config, and would not be of this plan
+                raise ConfigError(
+                    f"{self.chain.path} was begun under another config, or by a version of fedvision whose configs have other keys: go on with that "
+                    "version, or begin another run"
+                )
             if not self._joined:
                 self.chain.append({"kind": "joined", **self._counted(heads)})
 

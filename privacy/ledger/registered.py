@@ -37,6 +37,8 @@ class Registered:
         """Those of a first entry; Fault where its figures do not follow from its event."""
         place.want("kind", "plan", "a chain begins with")
         place.want("version", VERSION, "this verifier knows version")
+        if missing := [name for name in AGREED if name not in place.entry.body]:
+            raise place.fault(f"its {missing[0]} is missing")
         try:
             event = Event.of(place.entry.body)
             rounds, orders = place.get("rounds", int), tuple(place.get("orders", list))

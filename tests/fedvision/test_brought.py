@@ -103,7 +103,7 @@ def test_an_entry_point_of_an_installed_package_is_named_alone_and_is_listed(tmp
 @pytest.mark.parametrize(
     ("blocks", "words"),
     [
-        ({"task": "clasification"}, "task = 'clasification': allowed are classification, multilabel, segmentation, detection, regression, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean classification?"),
+        ({"task": "clasification"}, "task = 'clasification': allowed are classification, multilabel, segmentation, detection, instances, regression, FILE.py:NAME and PACKAGE.MODULE:NAME; did you mean classification?"),
         ({"model": {"options": {"width": 3}}}, "models of your own (FILE.py:NAME)"),
         ({"strategy": {"name": "brought", "source": "a.py:x"}, "privacy": {"mechanism": "local", "epsilon": 8.0, "delta": 1e-5}}, "what your own code reveals is not known here"),
     ],

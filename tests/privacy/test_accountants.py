@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedvision.errors import ConfigError
@@ -79,6 +80,27 @@ def test_splitting_a_phase_changes_nothing_and_nothing_costs_nothing() -> None:
 
 def test_a_plan_with_hardly_any_noise_is_answered_in_seconds() -> None:
     assert 100 < epsilon([Phase(0.1, 0.1, 100)], 1e-5) < 1e5
+
+
+def test_of_very_many_steps_the_figure_is_that_of_the_central_limit_whose_spread_is_then_small() -> None:
+    sigma, rate, steps = 4.0, 0.9, 10**7
+    x = np.linspace(-40, 40, 200_001)
+    off, on = (np.exp(-((x - centre) ** 2) / (2 * sigma**2)) for centre in (0.0, 1.0))
+    drawn = (1 - rate) * off + rate * on
+    loss, share = np.log(drawn / off), drawn / drawn.sum()
+    mean = float((share * loss).sum())
+    spread = float((share * (loss - mean) ** 2).sum()) ** 0.5
+    assert epsilon([Phase(sigma, rate, steps)], 1e-6) == pytest.approx(steps * mean + 4.75 * steps**0.5 * spread, rel=0.01)
+
+
+def test_an_epsilon_that_no_grid_holds_is_refused_with_its_size() -> None:
+    with pytest.raises(ConfigError, match=r"ε would be about 5e\+09, which promises nothing"):
+        epsilon([Phase(0.01, 0.9, 10**6)], 1e-6)
+
+
+def test_prv_refuses_at_once_what_would_take_it_minutes() -> None:
+    with pytest.raises(ConfigError, match=r"accountant prv would need 1\.1e\+11 grid points for 1,000,000 steps.*use accountant pld"):
+        epsilon([Phase(1.0, 0.5, 10**6)], 1e-6, "prv")
 
 
 @pytest.mark.parametrize(

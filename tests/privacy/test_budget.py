@@ -199,6 +199,21 @@ def test_a_damaged_account_spends_no_more(tmp_path: Path) -> None:
         Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"relation":"add_remove"', b'"relation":"ad_remove"'), (b'"lifetime"', b'"lifetine"'), (b'"purpose"', b'"purpos"'),
+        (b'"kind":"charge"', b'"kine":"charge"'), (b'"rho":[', b'"rho":[[],'), (b'"settle"', b'"charge"'),
+    ],
+)  # fmt: skip
+def test_an_account_whose_entries_are_none_of_an_account_spends_no_more(was: bytes, now: bytes, tmp_path: Path) -> None:
+    path = _charged(tmp_path).path
+    before, _, after = path.read_bytes().rpartition(was)
+    path.write_bytes(before + now + after)
+    with pytest.raises(LedgerDamaged):
+        Budget(tmp_path / "account", tmp_path / "apart" / "account.head").read()
+
+
 def test_an_older_account_put_back_is_noticed_and_so_is_one_that_was_removed(tmp_path: Path) -> None:
     budget = _charged(tmp_path)
     older = budget.path.read_bytes()

@@ -17,6 +17,7 @@ from privacy.attacks.one_run import RESULT
 from privacy.commands import app
 from privacy.plan import plan_of
 from privacy.report import draw_privacy
+from privacy.statistics import together
 from privacy.tradeoff import Tradeoff
 from privacy.wording import uncovered
 from simulations.rehearsal import begin, planned, play
@@ -145,6 +146,15 @@ def test_a_site_level_run_says_whom_it_protects_and_that_the_coordinator_sees_up
     said = _text(draw_privacy(folder.path))
     assert "For each site with all that it holds: what everyone but the coordinator" in said
     assert "The coordinator, who sees each site's update before the noise." in said
+
+
+def test_statistics_that_the_same_data_gave_before_are_told_with_the_promise(tmp_path: Path) -> None:
+    experiment = planned(2, 3)
+    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"statistics_noise": 20.0})})
+    play(begin(experiment, tmp_path / "run"), range(1))
+    both = together(plan_of(experiment), experiment)
+    assert both is not None and both.epsilon > plan_of(experiment).guarantee.epsilon
+    assert f"released before it, data.mean and data.std: {both}." in _text(draw_privacy(tmp_path / "run"))
 
 
 def test_a_run_that_promised_nothing_has_no_such_page(tmp_path: Path) -> None:

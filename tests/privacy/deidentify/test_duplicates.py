@@ -57,6 +57,14 @@ def test_two_patients_or_two_pictures_under_one_uid_are_held_back_with_their_dup
     assert summary.codes == {"UID_CONFLICT": 4} and summary.outputs == 0 and not list(out.glob("*/*/*"))
 
 
+@pytest.mark.parametrize("tag", [0x00100010, 0x00100030, 0x00080050, 0x00081030])
+def test_two_objects_that_differ_in_what_is_taken_away_alone_are_two_objects(place, tag):
+    store, out, site = place
+    (store / "a.dcm").write_bytes(file(base() | {tag: ("LO", b"19510829")}))
+    (store / "b.dcm").write_bytes(file(base() | {tag: ("LO", b"19510830")}))
+    assert deidentify(store, out, site, POLICY).codes == {"UID_CONFLICT": 2} and not list(out.glob("*/*/*"))
+
+
 def test_where_the_first_of_two_changes_the_second_gets_the_copy(place):
     store, out, site = place
     (store / "a.dcm").write_bytes(file(base()))

@@ -176,7 +176,7 @@ def test_a_request_that_was_sent_is_repeated_as_it_was_or_not_at_all(tmp_path: P
     ledgers = begin(planned(2, 4), tmp_path / "run")
     first = ledgers.coordinator.request(asked(ledgers, 0), ledgers.sites)
     play(ledgers, range(2))
-    again = Ledgers(_reopened(ledgers), ledgers.keyring, ledgers.states, ledgers.sites, ledgers.experiment).coordinator
+    again = _reopened(ledgers)
     assert again.request(asked(ledgers, 0), ledgers.sites) == first != again.witness()
     with pytest.raises(RunFolderError, match="round 1, attempt 1: its request was sent with another model"):
         again.request(dataclasses.replace(asked(ledgers, 1), model={"weight": torch.tensor([9.0])}), ledgers.sites)
@@ -187,6 +187,15 @@ def _reopened(ledgers: Ledgers) -> Any:
     opened = type(c)(c.chain.path.parent, ledgers.keyring.key(c.run, None), c.run, c.roster, c.terms)
     opened.chain.read()
     return opened
+
+
+def test_a_run_is_not_gone_on_with_under_another_config_or_by_a_version_whose_configs_have_other_keys(tmp_path: Path) -> None:
+    ledgers = begin(planned(2, 4), tmp_path / "run")
+    play(ledgers, range(1))
+    c = ledgers.coordinator
+    other = dataclasses.replace(c.terms, config="0" * 64)
+    with pytest.raises(ConfigError, match="was begun under another config, or by a version of fedvision"):
+        type(c)(c.chain.path.parent, ledgers.keyring.key(c.run, None), c.run, c.roster, other).found({})
 
 
 def test_a_charge_is_on_disk_before_the_step_that_it_pays_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from secagg_federation import STAGES, Federation, check_of, resigned, same
 
 from fedvision.errors import AggregationRefused, RoundFailed
-from privacy.secure_aggregation import Attempt, Contribution
+from privacy.secure_aggregation import Attempt, Contribution, codec
 from privacy.secure_aggregation.coordinator import voided
 from privacy.secure_aggregation.messages import TYPES, Abandon, Begin, Masked, Open, Unmasking, from_bytes, seed_digest, to_bytes
 from privacy.secure_aggregation.primitives import seal
@@ -267,6 +267,13 @@ def test_where_every_site_is_too_strict_the_round_fails_and_says_so():
         f.run(f.attempt(dropouts=4))
 
 
+def test_a_list_that_too_few_have_signed_is_shown_to_nobody():
+    f = Federation(10)
+    attempt = f.run(f.attempt(), dict.fromkeys("abcd", "consent"), until="consent")
+    with pytest.raises(RoundFailed, match="signatures on the survivor list of 6 sites came, and 7 are needed"):
+        attempt.proof()
+
+
 def test_a_strict_site_takes_part_where_its_threshold_leaves_room():
     f = Federation(10, asks={"c": 8})
     assert same(f.run(f.attempt(dropouts=2), {"a": "masked", "b": "masked"}).total(), f.sum(f.names[2:]))
@@ -382,6 +389,25 @@ def test_a_well_formed_false_vector_is_not_detected():
     f.vectors["b"] = f.vectors["b"] + 1
     total = f.run(f.attempt()).total()
     assert same(total, honest + 1)
+
+
+def test_a_message_with_a_byte_too_many_or_too_few_or_an_odd_union_is_malformed():
+    f = Federation(4)
+    attempt = f.run(f.attempt(), until="masked")
+    second = f.run(f.attempt(f.session(attempt=2)), until="shares").begins(f.terms(), [voided(attempt.session, [])])["a"]
+    sent = [attempt.open(), attempt.list_keys(), second, attempt.survivors(), Abandon(attempt.session)]
+    for content in map(to_bytes, (*sent, *f.replies)):
+        assert to_bytes(from_bytes(content)) == content
+        for other in (content + b"\0", content[:-1], b""):
+            with pytest.raises(AggregationRefused) as refused:
+                from_bytes(other)
+            assert refused.value.check == "malformed"
+    content, outcome = to_bytes(second), codec.encode(second.history[0])
+    assert content.count(b"\2" + outcome) == 1  # the second of the two ways in which an attempt may have ended
+    for other in (b"\0", b"\0" + outcome, b"\1" + outcome, b"\3" + outcome):
+        with pytest.raises(AggregationRefused) as refused:
+            from_bytes(content.replace(b"\2" + outcome, other))
+        assert refused.value.check == "malformed"
 
 
 @pytest.mark.parametrize("kind", [Open, Begin, Masked, Unmasking])

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from secagg_federation import Federation, check_of, same
 
-from clients.masked import answer_masked
+from clients.masked import answer_masked, open_masking
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
+from fedvision.errors import RunFolderError
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from fedvision.sums import COUNT
-from fedvision.types import ClientUpdate, SecureReply, SecureRequest, SiteId, TrainRequest
+from fedvision.types import ClientUpdate, Declined, SecureReply, SecureRequest, SiteId, TrainRequest
 from privacy.membership import Membership, new_identity
 from privacy.secure_aggregation import Attempt, Identity, Member, Roster, Session, endorse
 from privacy.secure_aggregation.messages import Open, Refusal, from_bytes, to_bytes
@@ -130,3 +131,19 @@ def test_a_real_site_goes_by_a_newer_roster_only_once_its_people_have_approved_i
     again = Membership.read(hospitals.path / SITES[0]).pinned
     assert again.keys_under(hospitals.roster.fingerprint) == hospitals.roster.keys  # what was signed in its time can still be judged
     assert again.keys_under(b"0" * 32) == {}
+
+
+def test_a_vector_is_given_for_the_model_of_its_own_run_and_round_or_declined_as_training_was(hospitals):
+    request, begins = hospitals.begins("one")
+    site, said = SITES[0], Declined(SITES[0], 0, "too_few_examples", "no training data")
+    for other in (None, replace(request, round=1), replace(request, run="two")):
+        assert check_of(hospitals.tell("one", site, begins[site], None, other)) == "terms"
+    asked = SecureRequest("one", 0, (to_bytes(begins[site]),), request)
+    assert answer_masked(asked, hospitals.data.site(site), hospitals.bench("one"), lambda *_: said) == said
+
+
+def test_a_site_without_an_identity_or_a_roster_says_what_it_lacks(hospitals):
+    bench = hospitals.bench("one")
+    (bench.states.folder / SITES[0] / "site.json").unlink()
+    with pytest.raises(RunFolderError, match="has no identity or roster"):
+        open_masking(bench.states.folder, SITES[0], bench)

@@ -93,6 +93,7 @@ def test_the_masked_run_ends_at_the_bytes_of_the_plain_run(tmp_path, changes):
     assert masked["status"] == "completed"
     assert masked["model_sha256"] == plain["model_sha256"]
     assert masked["metrics"] == plain["metrics"]
+    assert [r["attempt"] for r in rounds(tmp_path / "True")] == [r["attempt"] for r in rounds(tmp_path / "False")]
     took = [[r["simulated_seconds"] for r in rounds(tmp_path / f"{on}")] for on in (False, True)]
     if "deadline" in changes.get("conditions", {}):
         assert took[0] == took[1] and all(took[1])
@@ -125,8 +126,32 @@ def test_a_simulated_site_that_declines_under_masks_is_left_out(tmp_path):
     assert list(rounds(tmp_path / "True")[0]["declined"]) == ["site-000"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"encoding": {"range_weights": 1e-6}}, "out_of_range"),
+        ({"federation": {"rounds": 1, "on_missing": "stop", "max_update_norm": 1e-6}}, "norm_too_large"),
+    ],
+    ids=["a number beyond its range", "an update that is too long"],
+)
+def test_a_site_that_may_not_send_what_it_has_keeps_the_figure_to_itself(tmp_path, caplog, changes, code):
+    """A coordinator could choose a model under which a site's loss or norm is beyond its bounds, to be told them."""
+    with pytest.raises(RoundFailed) as failed:
+        summary(tmp_path, True, **{"federation": {"rounds": 1, "on_missing": "stop"}} | changes)
+    said = f"site-000 {code}: its update is beyond what the run allows; the figure stands in the site's own log"
+    assert said in str(failed.value)
+    own = [record.getMessage() for record in caplog.records if record.name == "fedvision.site"]
+    assert len(own) == 7 and all("e-" in line or "." in line for line in own)
+
+
 def rounds(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_a_round_for_which_chance_draws_nobody_is_skipped(tmp_path):
+    changes = {"federation": {"sampling": "poisson", "rate": 1e-9, "rounds": 1, "min_replies": 4, "on_missing": "skip"}}
+    assert summary(tmp_path, True, **changes)["status"] == "completed"
+    assert rounds(tmp_path / "True")[0]["status"] == "skipped"
 
 
 def test_rounds_that_fail_are_skipped_alike(tmp_path):
