@@ -22,7 +22,6 @@ from fedvision.types import RELATIONS, Guarantee
 
 GRID = 1e-4  # of a privacy loss: the accuracy of pld
 FINE_UP_TO = 60.0  # ε above which the grid grows with ε, so that a plan without much privacy costs seconds, not hours
-MOST_GRID = 100.0  # a coarser one cannot be exponentiated; ε is then in the tens of millions
 MOST_STEPS = 10**9
 STAGE = 10**5  # steps, where there are a hundred times as many
 LEAST_NOISE, MOST_NOISE = 0.01, 1e9
@@ -90,11 +89,8 @@ def _pld(phases: tuple[Phase, ...], delta: float, relation: str, grid: float) ->
 
     rough = _rough(phases, delta, relation)
     steps = sum(phase.steps for phase in phases)
-    fine = max(grid, min(grid * rough / FINE_UP_TO, math.sqrt(0.01 * rough / steps)))  # a step adds up to its square over 8
-    if fine > MOST_GRID:
-        raise ConfigError(
-            f"ε would be about {rough:.1g}, which promises nothing, for {list(phases)}: more noise, fewer steps, or a lower rate"
-        )
+    # a step adds up to the square of the grid over 8
+    fine = max(grid, min(grid * rough / FINE_UP_TO, math.sqrt(0.01 * rough / steps)))
     if len(phases) == 1 and phases[0].sampling_rate < 1:
         phase = phases[0]
         composed = _repeated(_losses(phase.noise_multiplier, phase.sampling_rate, relation, fine), phase.steps)

@@ -93,9 +93,8 @@ def test_of_very_many_steps_the_figure_is_that_of_the_central_limit_whose_spread
     assert epsilon([Phase(sigma, rate, steps)], 1e-6) == pytest.approx(steps * mean + 4.75 * steps**0.5 * spread, rel=0.01)
 
 
-def test_an_epsilon_that_no_grid_holds_is_refused_with_its_size() -> None:
-    with pytest.raises(ConfigError, match=r"ε would be about 5e\+09, which promises nothing"):
-        epsilon([Phase(0.01, 0.9, 10**6)], 1e-6)
+def test_the_least_noise_in_very_many_steps_has_a_figure_too() -> None:
+    assert epsilon([Phase(0.01, 0.9, 10**6)], 1e-6) == pytest.approx(0.9 * 10**6 * 5000, rel=0.01)  # E log(P/Q) is near q / 2σ²
 
 
 def test_prv_refuses_at_once_what_would_take_it_minutes() -> None:
