@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from secagg_federation import Federation, resigned, same
 
-from fedvision.errors import AggregationRefused
+from fedvision.errors import AggregationRefused, RoundFailed
 from privacy.secure_aggregation import Attempt, Member, Pinned, endorse
 from privacy.secure_aggregation.messages import Abandon, Masked, Refusal
 
@@ -128,3 +128,13 @@ def test_a_rule_for_additions_takes_a_roster_that_only_adds_sites():
     roster = replace(f.roster, version=2, members=(*f.roster.members, Member("z", b"z" * 32)))
     pinned.adopt(endorse(roster, [f.authority]))
     assert pinned.key("z") == b"z" * 32
+
+
+def test_a_round_in_which_too_few_sites_deal_shares_ends_before_any_trains():
+    f = Federation(5)
+    attempt = f.attempt(f.session())
+    f.run(attempt, until="shares")
+    for site in f.names[3:]:
+        del attempt.shares[site]
+    with pytest.raises(RoundFailed, match="shares of 3 sites came, and 4 are needed"):
+        attempt.begins(f.terms())

@@ -59,11 +59,20 @@ def test_masking_in_place_gives_the_bytes_of_masking_a_copy():
     assert np.shares_memory(masks.in_place(vector, ring), vector)
 
 
-def test_numbers_of_another_size_or_read_only_are_not_masked_in_place():
+def test_numbers_of_another_kind_or_size_in_steps_or_read_only_are_not_masked_in_place():
     fixed = np.zeros(4, np.int32)
     fixed.flags.writeable = False
-    assert masks.in_place(np.zeros(4, np.int64), Ring(32, 4)) is None
-    assert masks.in_place(fixed, Ring(32, 4)) is None
+    for vector in (np.zeros(4, np.int64), np.zeros(4, np.float32), np.zeros(8, np.int32)[::2], fixed):
+        assert masks.in_place(vector, Ring(32, 4)) is None
+    assert masks.in_place(np.zeros(4, np.int32), Ring(32, 4)) is not None
+
+
+def test_wider_numbers_are_reduced_into_words_that_lie_at_their_own_place():
+    """`out` begins where `vector` does, and has words of another size."""
+    memory = np.array([1 << 32, 2, 3, 4], np.int64)
+    out = memory.view(np.uint32)[:4]
+    assert masks.apply(memory.copy(), (), Ring(32, 4)).tolist() == [0, 2, 3, 4]
+    assert masks.apply(memory, (), Ring(32, 4), out=out).tolist() == [0, 2, 3, 4]
 
 
 @given(st.sampled_from(BITS), st.integers(1, 300), st.integers(2, 6))
