@@ -9,7 +9,8 @@ from secagg_federation import Federation, resigned, same
 
 from fedvision.errors import AggregationRefused, RoundFailed
 from privacy.secure_aggregation import Attempt, Member, Pinned, endorse
-from privacy.secure_aggregation.messages import Abandon, Masked, Refusal
+from privacy.secure_aggregation.messages import VERSION, Abandon, Masked, Refusal, from_bytes, to_bytes
+from privacy.secure_aggregation.primitives import KeyPair
 
 SPOILT = b"\0" * 64  # a signature of nobody
 SPOILERS: list[tuple[str, str, str, Callable[[Federation, Any], Any]]] = [
@@ -138,3 +139,51 @@ def test_a_round_in_which_too_few_sites_deal_shares_ends_before_any_trains():
         del attempt.shares[site]
     with pytest.raises(RoundFailed, match="shares of 3 sites came, and 4 are needed"):
         attempt.begins(f.terms())
+
+
+def test_what_a_site_says_a_second_time_or_too_late_is_not_taken_and_puts_nobody_out():
+    f = Federation(4)
+    attempt = f.attempt()
+    stages = (
+        lambda: dict.fromkeys(f.names, attempt.open()),
+        lambda: dict.fromkeys(f.names, attempt.list_keys()),
+        lambda: attempt.begins(f.terms()),
+        lambda: dict.fromkeys(f.names, attempt.survivors()),
+        lambda: dict.fromkeys(f.names, attempt.proof()),
+    )
+    before: list[Any] = []
+    for messages in stages:
+        for site, message in messages().items():
+            reply = f.tell(site, message)
+            assert attempt.take(reply) and not attempt.take(reply)
+            before.append(reply)
+        assert not any(attempt.take(reply) for reply in before)
+    assert not attempt.excluded and same(attempt.total(), f.sum("abcd"))
+
+
+@pytest.mark.parametrize("lies", ["the seed of its own mask", "the key of its pairs' masks"])
+def test_a_dealer_whose_shares_do_not_rebuild_what_it_committed_to_is_named_and_the_round_fails(lies):
+    f = Federation(5)
+    attempt = f.attempt()
+    f.run(attempt, {"b": "masked"} if "key" in lies else {}, until="unmasking")
+    if "key" in lies:
+        other = KeyPair.fresh().public
+        attempt.listed = replace(attempt.listed, keys=tuple(replace(k, mask=other) if k.site == "b" else k for k in attempt.listed.keys))
+    else:
+        attempt.shares["b"] = replace(attempt.shares["b"], seed=b"s" * 32)
+    with pytest.raises(RoundFailed, match="the shares that b dealt do not rebuild its secret"):
+        attempt.total()
+    assert attempt.excluded["b"].startswith("false_shares: ")
+
+
+def test_an_attempt_whose_masks_are_off_is_not_kept():
+    f = Federation(4)
+    attempt = f.run(f.attempt())
+    attempt.total()
+    with pytest.raises(ValueError, match="the masks are off"):
+        attempt.save()
+
+
+def test_a_message_of_another_version_is_not_read():
+    content = to_bytes(replace(Federation(4).attempt().open(), version=VERSION + 1))
+    assert refused(lambda: from_bytes(content)) == "version"
