@@ -9,7 +9,7 @@ from secagg_federation import Federation, resigned, same
 
 from fedvision.errors import AggregationRefused, RoundFailed
 from privacy.secure_aggregation import Attempt, Member, Pinned, endorse
-from privacy.secure_aggregation.messages import VERSION, Abandon, Masked, Refusal, from_bytes, to_bytes
+from privacy.secure_aggregation.messages import VERSION, Abandon, Consent, Masked, Refusal, Shares, Unmasking, from_bytes, to_bytes
 from privacy.secure_aggregation.primitives import KeyPair
 
 SPOILT = b"\0" * 64  # a signature of nobody
@@ -20,6 +20,15 @@ SPOILERS: list[tuple[str, str, str, Callable[[Federation, Any], Any]]] = [
     ("keys of another version", "keys", "version", lambda f, m: resigned(m, f, "b", version=2)),
     ("a message that belongs to no stage", "keys", "unexpected", lambda f, m: f.tell("b", Abandon(m.session))),
     ("a refusal", "keys", "roster", lambda f, m: Refusal(m.session, "b", "roster", "not mine")),
+    ("a key for boxes whose shared secrets anybody knows", "keys", "small_order", lambda f, m: resigned(m, f, "b", box=bytes(32))),
+    ("two shares for one holder", "shares", "malformed", lambda f, m: resigned(m, f, "b", boxes=(m.boxes[0], m.boxes[0], *m.boxes[2:]))),
+    (
+        "a share for a stranger",
+        "shares",
+        "malformed",
+        lambda f, m: resigned(m, f, "b", boxes=(*m.boxes[:-1], replace(m.boxes[-1], holder="z"))),
+    ),
+    ("a share too few", "shares", "malformed", lambda f, m: resigned(m, f, "b", boxes=m.boxes[:-1])),
     ("shares over another list of keys", "shares", "transcript", lambda f, m: resigned(m, f, "b", transcript=b"t" * 32)),
     ("shares that their site has not signed", "shares", "signature", lambda f, m: replace(m, signature=SPOILT)),
     ("a vector that its site has not signed", "masked", "signature", lambda f, m: replace(m, signature=SPOILT)),
@@ -187,3 +196,21 @@ def test_an_attempt_whose_masks_are_off_is_not_kept():
 def test_a_message_of_another_version_is_not_read():
     content = to_bytes(replace(Federation(4).attempt().open(), version=VERSION + 1))
     assert refused(lambda: from_bytes(content)) == "version"
+
+
+@pytest.mark.parametrize(
+    ("kind", "absent", "check"), [(Shares, "keys", "transcript"), (Consent, "masked", "transcript"), (Unmasking, "masked", "transcript")]
+)
+def test_what_a_site_sends_that_is_not_among_those_asked_is_left_out_by_name(kind, absent, check):
+    f = Federation(6)
+    attempt = f.run(f.attempt(), {"b": absent}, until={Shares: "shares", Consent: "consent", Unmasking: "unmasking"}[kind])
+    other = next(reply for reply in f.replies if isinstance(reply, kind) and reply.site == "a")
+    assert not attempt.take(resigned(other, f, "b", site="b"))
+    assert attempt.excluded["b"].startswith(f"{check}: ")
+
+
+def test_a_message_of_nobody_is_left_out():
+    f = Federation(4)
+    attempt = f.attempt()
+    assert not attempt.take(replace(f.tell("a", attempt.open()), site="z"))
+    assert attempt.excluded["z"].startswith("session: ")
