@@ -8,8 +8,19 @@ import pytest
 from secagg_federation import Federation, resigned, same
 
 from fedvision.errors import AggregationRefused, RoundFailed
-from privacy.secure_aggregation import Attempt, Member, Pinned, endorse
-from privacy.secure_aggregation.messages import VERSION, Abandon, Consent, Masked, Refusal, Shares, Unmasking, from_bytes, to_bytes
+from privacy.secure_aggregation import Attempt, Member, Pinned, endorse, shamir
+from privacy.secure_aggregation.messages import (
+    VERSION,
+    Abandon,
+    Consent,
+    Masked,
+    Refusal,
+    Shares,
+    Unmasking,
+    from_bytes,
+    share_digest,
+    to_bytes,
+)
 from privacy.secure_aggregation.primitives import KeyPair
 
 SPOILT = b"\0" * 64  # a signature of nobody
@@ -21,7 +32,7 @@ SPOILERS: list[tuple[str, str, str, Callable[[Federation, Any], Any]]] = [
     ("a message that belongs to no stage", "keys", "unexpected", lambda f, m: f.tell("b", Abandon(m.session))),
     ("a refusal", "keys", "roster", lambda f, m: Refusal(m.session, "b", "roster", "not mine")),
     ("a key for boxes whose shared secrets anybody knows", "keys", "small_order", lambda f, m: resigned(m, f, "b", box=bytes(32))),
-    ("two shares for one holder", "shares", "malformed", lambda f, m: resigned(m, f, "b", boxes=(m.boxes[0], m.boxes[0], *m.boxes[2:]))),
+    ("two shares for one holder", "shares", "malformed", lambda f, m: resigned(m, f, "b", boxes=(*m.boxes[:2], *m.boxes[1:-1]))),
     (
         "a share for a stranger",
         "shares",
@@ -214,3 +225,19 @@ def test_a_message_of_nobody_is_left_out():
     attempt = f.attempt()
     assert not attempt.take(replace(f.tell("a", attempt.open()), site="z"))
     assert attempt.excluded["z"].startswith("session: ")
+
+
+def test_a_dealer_whose_shares_lie_on_no_secrets_polynomial_is_named_and_the_round_fails():
+    f = Federation(5)
+    attempt = f.run(f.attempt(), {"b": "masked"})
+    places = {keys.site: x for x, keys in enumerate(attempt.listed.keys, 1)}
+    dealt = shamir.evaluate([1 << 256, *[7] * (attempt.thresholds.neighbours.threshold - 1)], list(places.values()))
+    value = {site: dealt[x] for site, x in places.items()}
+    boxes = [
+        replace(box, key_digest=share_digest(attempt.session, "b", box.holder, value[box.holder])) for box in attempt.shares["b"].boxes
+    ]
+    attempt.shares["b"] = replace(attempt.shares["b"], boxes=tuple(boxes))
+    for site, said in attempt.unmaskings.items():
+        attempt.unmaskings[site] = replace(said, keys=tuple(replace(s, value=value[site]) if s.dealer == "b" else s for s in said.keys))
+    with pytest.raises(RoundFailed, match="the shares that b dealt do not rebuild its secret"):
+        attempt.total()
