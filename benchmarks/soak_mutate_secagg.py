@@ -63,6 +63,7 @@ HARMLESS: dict[str, str] = {  # text of a mutation -> why nothing can notice it
     f"contribution is not None :: {CHARGED}": "asked for more often, the same line of the ledger is found",
     f"request.train is not None :: {CHARGED}": "for the type checker: there is a contribution only where there is something to train on",
     "isinstance(reply, ClientUpdate) :: lie in LIES and isinstance(reply, ClientUpdate)": "a simulated liar that cannot train declines either way",
+    "len(share.value) == shamir.SHARE :: len(share.value) == shamir.SHARE and share_digest(self.session, share.dealer, holder, share.value) == expected": "a longer share that its dealer committed to is a number all the same, and one that rebuilds nothing is blamed on its dealer",
     f"self._ahead.protocol is not None :: {AHEAD}": "for the type checker: what is ahead has a session only where it has a protocol",
     f"set(self._ahead.sites) == set(sites) :: {AHEAD}": "in a simulation the sites that a round asks first are those it was opened for ahead",
 }

@@ -18,7 +18,7 @@ from fedvision.types import SiteId
 from privacy.commands import app
 from privacy.ledger.keys import Keyring
 from privacy.ledger.keys import Roster as LedgerRoster
-from privacy.membership import Membership, ledger_key, membership_of, new_identity, read_identity, read_roster
+from privacy.membership import Membership, fingerprints, ledger_key, membership_of, new_identity, read_identity, read_roster
 from privacy.secure_aggregation.messages import Open, Session
 
 SITES = ("east", "north", "south", "west")
@@ -202,3 +202,44 @@ def test_a_real_site_goes_by_its_own_roster_and_minima_and_keeps_its_state_over_
     assert (said[0].threshold, said[0].cohort) == (4, 4)
     assert said[0] == said[1]  # the same attempt, the same keys: what it said is kept beside its identity
     assert site.identity.public.hex() == keys["north"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"federation": ""},
+        {"federation": 3},
+        {"version": 0},
+        {"version": "1"},
+        {"version": True},
+        {"quorum": 0},
+        {"more": 1},
+        {"sites": {"east": "ab"}},
+    ],
+    ids=str,
+)
+def test_a_file_that_is_no_roster_is_named(tmp_path: Path, keys: dict[str, str], changed: dict[str, Any]) -> None:
+    made(tmp_path / "roster.json", keys)
+    value = json.loads((tmp_path / "roster.json").read_bytes())
+    (tmp_path / "roster.json").write_text(json.dumps(value | changed))
+    with pytest.raises(ConfigError, match=r"roster\.json holds no roster"):
+        read_roster(tmp_path / "roster.json")
+
+
+def test_what_is_no_fingerprint_is_named() -> None:
+    digits = "0123456789abcdef" * 4
+    assert fingerprints([f"{digits[:32]} {digits[32:].upper()}"]) == [bytes.fromhex(digits)]
+    for odd in (digits[:-1], digits + "0", "g" * 64, ""):
+        with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+            fingerprints([odd])
+
+
+def test_a_newer_roster_in_which_a_site_has_another_name_is_not_adopted(tmp_path: Path, keys: dict[str, str]) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    fingerprint = made(first, keys)
+    fedvision("roster", "pin", tmp_path / "north", first, "--fingerprint", fingerprint)
+    fedvision("roster", "make", second, "--after", first, "--remove", "north", "--site", f"norden={keys['north']}")
+    fedvision("roster", "sign", second, tmp_path / "offline" / "consortium.key")
+    fedvision("roster", "approve", tmp_path / "north", shown(second)["fingerprint"])
+    with pytest.raises(AggregationRefused, match="calls this site norden, and it is north"):
+        fedvision("roster", "adopt", tmp_path / "north", second)

@@ -9,9 +9,11 @@ from secagg_federation import Federation, resigned, same
 
 from fedvision.errors import AggregationRefused, RoundFailed
 from privacy.secure_aggregation import Attempt, Member, Pinned, endorse, shamir
+from privacy.secure_aggregation.coordinator import abandon, voided
 from privacy.secure_aggregation.messages import (
     VERSION,
     Abandon,
+    Abandoned,
     Consent,
     Masked,
     Refusal,
@@ -241,3 +243,12 @@ def test_a_dealer_whose_shares_lie_on_no_secrets_polynomial_is_named_and_the_rou
         attempt.unmaskings[site] = replace(said, keys=tuple(replace(s, value=value[site]) if s.dealer == "b" else s for s in said.keys))
     with pytest.raises(RoundFailed, match="the shares that b dealt do not rebuild its secret"):
         attempt.total()
+
+
+def test_of_what_sites_say_of_an_abandoned_attempt_only_words_on_it_are_shown_to_others():
+    f = Federation(4)
+    attempt = f.run(f.attempt(), until="masked")
+    later = f.run(f.attempt(f.session(attempt=2)), until="shares")
+    words = [f.tell(site, abandon(attempt.session)) for site in f.names]
+    others = [f.tell("a", later.list_keys()), f.tell("a", abandon(later.session))]
+    assert voided(attempt.session, [*others, *words]).statements == tuple(w for w in words if isinstance(w, Abandoned))

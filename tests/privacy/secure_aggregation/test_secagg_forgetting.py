@@ -87,12 +87,13 @@ def test_a_record_of_the_round_that_a_run_is_in_is_kept_however_old(monkeypatch)
     monkeypatch.setattr("privacy.secure_aggregation.state.KEPT", 2)
     f = Federation(4)
     first = f.run(f.attempt(f.session(run="slow")), terms=f.terms(MODELS[0]))
+    second = f.run(f.attempt(f.session(run="slow", attempt=2)), terms=f.terms(MODELS[20]), history=[first.outcome()])
     for number in range(1, 12):
         f.run(f.attempt(f.session(run="fast", round=number)), terms=f.terms(MODELS[number]))
-    again, other = f.attempt(f.session(run="slow", attempt=2)), f.terms(MODELS[20])
-    f.run(again, until="shares")
-    assert {check_of(reply) for reply in f.ask(again, again.begins(other), other).values()} == {"history"}
-    shown = f.run(f.attempt(f.session(run="slow", attempt=3)), terms=other, history=[first.outcome()], until="masked")
+    third, other = f.attempt(f.session(run="slow", attempt=3)), f.terms(MODELS[30])
+    f.run(third, until="shares")
+    assert {check_of(reply) for reply in f.ask(third, third.begins(other, [second.outcome()]), other).values()} == {"history"}
+    shown = f.run(f.attempt(f.session(run="slow", attempt=4)), terms=other, history=[first.outcome(), second.outcome()], until="masked")
     assert shown.sent == list(f.names)
 
 
