@@ -57,6 +57,8 @@ FILES: dict[Path, tuple[str, ...]] = {
 }
 CHARGED = "contribution is not None and bench.protection is not None and (request.train is not None)"
 AHEAD = "self._ahead.session == session and set(self._ahead.sites) == set(sites) and (self._ahead.protocol is not None)"
+TRAINED = "isinstance(message, Masked) and attempt is not None and (train is not None)"
+ASKED = "attempt is not None and requests[reply.site].train is not None"
 HARMLESS: dict[str, str] = {  # text of a mutation -> why nothing can notice it
     "len(kinds) == 2 :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
     "kinds[1] is ... :: len(kinds) == 2 and kinds[1] is ...": "an assertion on the types of our own messages, all of which hold it",
@@ -64,6 +66,9 @@ HARMLESS: dict[str, str] = {  # text of a mutation -> why nothing can notice it
     f"request.train is not None :: {CHARGED}": "for the type checker: there is a contribution only where there is something to train on",
     "isinstance(reply, ClientUpdate) :: lie in LIES and isinstance(reply, ClientUpdate)": "a simulated liar that cannot train declines either way",
     "len(share.value) == shamir.SHARE :: len(share.value) == shamir.SHARE and share_digest(self.session, share.dealer, holder, share.value) == expected": "a longer share that its dealer committed to is a number all the same, and one that rebuilds nothing is blamed on its dealer",
+    f"attempt is not None :: {TRAINED}": "there is an attempt wherever there is something to train on: for the type checker",
+    f"train is not None :: {TRAINED}": "there is something to train on wherever there is a vector and an attempt: for the type checker",
+    f"attempt is not None :: {ASKED}": "there is an attempt wherever there is something to train on: for the type checker",
     f"self._ahead.protocol is not None :: {AHEAD}": "for the type checker: what is ahead has a session only where it has a protocol",
     f"set(self._ahead.sites) == set(sites) :: {AHEAD}": "in a simulation the sites that a round asks first are those it was opened for ahead",
 }

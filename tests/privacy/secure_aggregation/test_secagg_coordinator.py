@@ -250,5 +250,5 @@ def test_of_what_sites_say_of_an_abandoned_attempt_only_words_on_it_are_shown_to
     attempt = f.run(f.attempt(), until="masked")
     later = f.run(f.attempt(f.session(attempt=2)), until="shares")
     words = [f.tell(site, abandon(attempt.session)) for site in f.names]
-    others = [f.tell("a", later.list_keys()), f.tell("a", abandon(later.session))]
+    others = [next(reply for reply in f.replies if isinstance(reply, Masked)), f.tell("a", abandon(later.session))]
     assert voided(attempt.session, [*others, *words]).statements == tuple(w for w in words if isinstance(w, Abandoned))
