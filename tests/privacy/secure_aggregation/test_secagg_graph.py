@@ -1,12 +1,13 @@
 """Thresholds and the drawn graph: numbers against an independent computation, and the protocol over a cohort of eighty."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
-from secagg_federation import Federation, same
+from secagg_federation import Federation, resigned, same
 
 from privacy.secure_aggregation.graph import (
     COLLUDING,
@@ -105,3 +106,17 @@ def test_the_union_bounds_terms_are_probabilities_of_what_they_say():
     none = stats.hypergeom.pmf(0, n - 1, rest, k)
     expected = none * 2 ** log2_tail(n - 1 - rest, s - 1, k, 1)
     assert hits / runs == pytest.approx(expected, abs=0.005)
+
+
+def test_a_dealer_that_keeps_no_share_for_itself_is_left_out_by_name():
+    f = Federation(80)
+    attempt = f.run(f.attempt(), until="keys")
+    name = f.names[0]
+    shares = f.tell(name, attempt.list_keys())
+    holders = {box.holder for box in shares.boxes}
+    stranger = next(site for site in f.names if site not in holders)
+    boxes = sorted(
+        (replace(box, holder=stranger if box.holder == name else box.holder) for box in shares.boxes), key=lambda box: box.holder
+    )
+    assert not attempt.take(resigned(shares, f, name, boxes=tuple(boxes)))
+    assert attempt.excluded[name].startswith("malformed: ")
