@@ -32,7 +32,7 @@ def start(**given: Any) -> None:
         with bare():
             ray.init(address="local", **given)
     except Exception as error:  # whatever a changed private part raises: Ray as it is shipped decides what is an error
-        log.info("Ray did not start without its agents (%s); starting it with them", error)
+        log.warning("Ray did not start without its agents (%s); starting it with them", error)
         if ray.is_initialized():
             ray.shutdown()
         ray.init(address="local", **given)
@@ -51,6 +51,8 @@ def bare() -> Iterator[None]:
     whole, start_process = nodes.Node, services.start_ray_process
 
     class Bare(whole):  # type: ignore[misc, valid-type]
+        """A node of Ray's without the five."""
+
         def __init__(self, ray_params: Any, *args: Any, **more: Any):
             ray_params.no_monitor, ray_params.include_log_monitor = True, False
             super().__init__(ray_params, *args, **more)

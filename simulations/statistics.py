@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedvision.cli import Config, Settings
+from fedvision.errors import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fedvision.data.statistics import Statistics
+
+NOISE = 8.0  # σ where the config is private and nobody says another
 
 
 def statistics(
@@ -21,8 +24,13 @@ def statistics(
     settings: Settings = [],  # noqa: B006  (typer copies it)
     floor: Annotated[int, typer.Option(min=1, help="Fewest images behind a count that is told.")] = 10,
     noise: Annotated[
-        float, typer.Option(min=0.01, help="σ of the noise where the config is private; what it costs is printed and written.")
-    ] = 8.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="σ of the noise where the config is private, default 8; what it costs is printed and written.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The figures, YAML, for data.statistics; default: NAME-statistics.yaml here.")] = None,
     picture: Annotated[Path | None, typer.Option(help="The picture, PNG; default: beside the figures.")] = None,
     spent: Annotated[
@@ -41,9 +49,15 @@ def statistics(
     experiment = load(config, settings)
     figures = out or Path(f"{experiment.name}-statistics.yaml")
     if experiment.privacy is None:
+        if noise is not None or spent is not None:
+            raise ConfigError(
+                "--noise, --spent: the config promises nothing (privacy = null), so the sums would be exact; set privacy, or leave them out"
+            )
         found = federated_statistics(experiment, floor, masked_over)
     else:
-        found = private_statistics(experiment, noise, spent or figures.with_name(f"{figures.stem}-spent"), say_on_stderr)
+        found = private_statistics(
+            experiment, NOISE if noise is None else noise, spent or figures.with_name(f"{figures.stem}-spent"), say_on_stderr
+        )
     drawn = picture or figures.with_suffix(".png")
     write_atomically(figures, written(found).encode())
     draw(found).savefig(drawn, dpi=110)

@@ -21,6 +21,7 @@ from privacy.on_server import promise, words
 from privacy.plan import plan_of
 from privacy.statistics import SCALE, SENSITIVITY, Parts, clipped, noisy, of_site, rounded, together
 from simulations.private_statistics import private_statistics
+from simulations.statistics import statistics
 
 SITES, SIGMA = 4, 2.0
 EXAMPLE = {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-4, "sampling_rate": 0.1, "divisor": 25.0}
@@ -125,8 +126,17 @@ def test_what_cannot_be_promised_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"privacy\.unit = subject"):
         private_statistics(experiment(subject), SIGMA, tmp_path / "a")
     with pytest.raises(DataError, match="nothing can be told of so few"):
-        private_statistics(experiment(SITE), SIGMA, tmp_path / "b")
+        private_statistics(experiment(SITE | {"simulation_only_seed": 1}), SIGMA, tmp_path / "b")  # one noise in ten says 4 sites are 9
     with pytest.raises(DataError, match="are needed"):
         private_statistics(
             experiment(EXAMPLE, conditions={"budgets": {f"site-{n:03d}": 0.01 for n in range(SITES)}}), SIGMA, tmp_path / "c"
         )
+
+
+@pytest.mark.parametrize("asked", [{"noise": 3.0}, {"spent": Path("spent")}], ids=str)
+def test_noise_that_is_asked_for_where_nothing_is_promised_is_refused_before_exact_sums_are_told(
+    asked: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"promises nothing .*so the sums would be exact"):
+        statistics(Path(__file__).parents[2] / "configs" / "digits_iid.yaml", out=tmp_path / "figures.yaml", **asked)
+    assert not list(tmp_path.iterdir())
