@@ -44,7 +44,7 @@ PROTOCOL = _tests(
 FIRST = {  # where a file's checks are tested most
     "state": "forgetting", "thresholds": "protocol", "coordinator": "coordinator", "codec": "primitives", "masks": "masks", "messages": "protocol",
 }  # fmt: skip
-RUNS = _tests("rosters", "runs", "engines", "algorithms")
+RUNS = _tests("collecting", "rosters", "runs", "engines", "algorithms")
 FILES: dict[Path, tuple[str, ...]] = {
     **{
         PACKAGE / f"{name}.py": (*_tests(FIRST.get(name, "refusals")), *PROTOCOL)
