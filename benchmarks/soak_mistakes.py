@@ -26,7 +26,7 @@ class Mistake(NamedTuple):
 
 
 def _of(*names: str) -> tuple[str, ...]:
-    return tuple(f"tests/privacy/test_{name}.py" for name in names)
+    return tuple(f"tests/privacy/{folder}{slash}test_{file}.py" for folder, slash, file in (name.rpartition("/") for name in names))
 
 
 TRAINING, LEVEL = _of("dp_training", "private_run"), _of("client_level", "private_run")
@@ -80,14 +80,14 @@ MISTAKES: dict[str, Mistake] = {
     # counting
     "rounds that cost nothing": Mistake("privacy/plan.py", "a_round.steps * rounds)", "a_round.steps)", ACCOUNTS),
     "a patient at several sites, counted once": Mistake("privacy/plan.py", "several = _epsilon(a_round, rounds * at,", "several = _epsilon(a_round, rounds,", ACCOUNTS),
-    "joined rounds at the price of a draw": Mistake("privacy/plan.py", "return rate if isinstance(p, Central) and p.amplified and rate is not None else 1.0", "return rate if rate is not None else 1.0", ACCOUNTS),
+    "joined rounds at the price of a draw": Mistake("privacy/plan.py", "return rate if isinstance(p, Central) and p.amplified and rate is not None else 1.0", "return rate if rate is not None else 1.0", _of("ledger/amplification")),
     "one replaced, priced as one added": Mistake("privacy/accountants.py", '"replace_one": NeighboringRelation.REPLACE_ONE', '"replace_one": NeighboringRelation.ADD_OR_REMOVE_ONE', ACCOUNTS),
     "one replaced by RDP, priced as one added": Mistake("privacy/accountants.py", "phases = [Phase(phase.noise_multiplier / 2, 1.0, phase.steps) for phase in phases]", "pass", ACCOUNTS),
     "sampling counted where there is none": Mistake("privacy/accountants.py", "if phase.sampling_rate < 1:\n            noisy", "if False:\n            noisy", ACCOUNTS),
     "a larger unit's event, priced as one's own": Mistake("privacy/limits.py", 'return replace(event, unit=self.unit, relation="replace_one")', "return replace(event, unit=self.unit, relation=self.relation)", _of("budget")),
     "a subject's examples, priced as one": Mistake("privacy/limits.py", "noise_multiplier=event.noise_multiplier / self.examples)", "noise_multiplier=event.noise_multiplier)", _of("budget")),
     "an epsilon that is rounded down": Mistake("fedvision/types.py", "math.ceil(self.epsilon * 100 - 1e-9) / 100", "math.floor(self.epsilon * 100) / 100", _of("privacy_commands")),
-    "a reservation after the step": Mistake("clients/private.py", "        account.reserve(request.round, request.attempt)\n", "", _of("private_run")),
+    "a step that nothing was reserved for": Mistake("clients/private.py", "        account.reserve(request.round, request.attempt)\n", "", _of("private_run")),
     "a second draw for the same request": Mistake("clients/private.py", "        if vector is not None:\n", "        if False:\n", _of("private_run")),
     "a reply that leaves before it is kept": Mistake("clients/private.py", "        kept.keep(request, reply)\n", "        pass\n", _of("private_run")),
     "losses sent with the update": Mistake("clients/private.py", "    values[COUNT] = 1\n", "    values[COUNT] = len(site.train)\n", _of("private_run")),
@@ -106,6 +106,7 @@ def main() -> int:
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
+        copy.sound(some for name, m in MISTAKES.items() if arguments.only in f"{name} {m.file}" for some in m.tests)
         for name, (file, right, wrong, tests) in MISTAKES.items():
             source = (ROOT / file).read_text()
             before = kept.get(name, "")

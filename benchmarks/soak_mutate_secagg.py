@@ -133,6 +133,7 @@ def main() -> int:
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
+        copy.sound(some for file, tests in FILES.items() if arguments.only in f"{file} " for some in tests)
         for file, key, text, mutant in mutations():
             if arguments.only not in f"{file} {text}" or time.monotonic() > end:
                 found[key] = kept.get(key, "")
