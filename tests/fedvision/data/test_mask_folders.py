@@ -113,7 +113,7 @@ def test_reading_keeps_a_few_pairs_in_memory_and_a_second_opening_reads_no_file_
         Image.fromarray(pictures[number]).save(tmp_path / f"images/{number:02}.png", compress_level=0)
         Image.fromarray(masks[number]).save(tmp_path / f"masks/{number:02}.png", compress_level=0)
     opened(laid_out(tmp_path / "small"), channels=1)  # imports what it imports
-    monkeypatch.setattr(prepared_masks, "_CHECKED", 0)
+    monkeypatch.setattr(known_files, "_CHECKED", 0)
     monkeypatch.setattr(known_files, "_SETTLED", -1.0)
     tracemalloc.start()
     found = opened(tmp_path, channels=1)
