@@ -27,6 +27,7 @@ from privacy.deidentify.workers import Pool
 
 BATCH = 128  # files that get their names and their ledger rows together
 LONGEST_BATCH = 2.0  # seconds
+OF_THE_RUN = {"fresh", "waiting", "seconds", "sync_seconds"}  # how a run went: no part of what it leaves, however often it was stopped
 
 Progress = Callable[[int, int], None]  # (files done, files in all)
 
@@ -357,7 +358,7 @@ class Run:
         summary.states, summary.codes = dict(states), dict(sorted(codes.items()))
         digest, summary.outputs = self._manifest()
         summary.head = self._head(digest)
-        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key})
+        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if key not in OF_THE_RUN})
         self.vault.finish(self.run)
         summary.seconds = time.monotonic() - begin
         if not summary.adds_up:

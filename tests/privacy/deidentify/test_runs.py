@@ -145,6 +145,7 @@ def test_after_kill_9_a_second_run_gives_what_an_undisturbed_one_gives(tmp_path)
         assert process.wait() == -signal.SIGKILL, "it was to be killed at work"
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert len({(tmp_path / out / "summary.json").read_bytes() for out in ("out", "whole")}) == 1
     assert not verify(tmp_path / "out").findings and not list((tmp_path / "out" / ".partial").glob("*.part"))
 
 
