@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedvision.errors import DataError
 from privacy.deidentify.instance import Outcome
 from privacy.deidentify.states import State
 
@@ -62,9 +63,17 @@ def _child(pipe: multiprocessing.connection.Connection, make: Callable[[], Handl
         while True:
             for path, thoroughly in pipe.recv():
                 _allow(seconds)
-                pipe.send(handle(path, thoroughly))
+                pipe.send(_answer(handle, path, thoroughly))
     finally:
         os._exit(70)
+
+
+def _answer(handle: Handler, path: bytes, thoroughly: bool) -> Outcome | DataError:
+    """An outcome, or why there can be none for any file."""
+    try:
+        return handle(path, thoroughly)
+    except DataError as error:
+        return error
 
 
 def _keep_memory() -> None:
@@ -186,7 +195,9 @@ class Pool:
         except (EOFError, OSError):
             self._replace(child, "")
 
-    def _answer(self, child: _Child, outcome: Outcome) -> None:
+    def _answer(self, child: _Child, outcome: Outcome | DataError) -> None:
+        if isinstance(outcome, DataError):
+            raise outcome
         number, _, extra = child.busy.popleft()
         self.ready[number] = (extra, outcome)
         child.since = time.monotonic()
