@@ -122,6 +122,9 @@ def test_a_volume_is_labelled_as_its_array_and_keeps_its_place_in_space(tmp_path
         found = nibabel.load(tmp_path / out)
         assert np.array_equal(np.asarray(found.dataobj), wanted.transpose(2, 1, 0)) and np.allclose(found.affine, affine)
         assert list(counts.values()) == np.bincount(wanted.ravel(), minlength=3).tolist()
+    nibabel.save(nibabel.Nifti1Image(values[..., None].repeat(2, 3), affine), tmp_path / "two.nii.gz")
+    with pytest.raises(FedvisionError, match=r"/two\.nii\.gz holds \[23, 31, 9, 2\], and the model takes"):
+        segment_file(folder.path, tmp_path / "two.nii.gz", tmp_path / "o.nii")
     with pytest.raises(FedvisionError, match="a PNG holds one plane"):
         segment_file(folder.path, tmp_path / "v.npy", tmp_path / "o.png")
 
