@@ -1,10 +1,12 @@
 """What a site's round of detection costs beside a bare torch loop over the same model, loss and images, round by round in turn.
 
-Prints one JSON object and keeps it under benchmarks/results/; times are CPU seconds of one thread, medians over rounds.
+Prints one JSON object and keeps it under benchmarks/results/, where the rows of models that are not named stay as they are; times are CPU
+seconds of one thread, medians over rounds.
 
     python benchmarks/bench_detection.py [MODEL ...]
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def torchvisions(model: nn.Module, everything: Batch) -> LossAt:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    wanted = sys.argv[1:] or list(MODELS)  # some of them alone: nothing is kept
-    rows = {name: measure(detector(name, MODELS[name]), torchvisions if name in COUPLED else None) for name in wanted}
-    sys.exit(told("detection", rows, keep=wanted == list(MODELS)))
+    kept = Path(__file__).parent / "results/bench_detection.json"
+    rows = json.loads(kept.read_text())["rows"] if kept.exists() else {}
+    for name in sys.argv[1:] or list(MODELS):
+        rows[name] = measure(detector(name, MODELS[name]), torchvisions if name in COUPLED else None)
+    sys.exit(told("detection", {name: rows[name] for name in MODELS if name in rows}))

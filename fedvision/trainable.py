@@ -104,7 +104,11 @@ def _coupled_complaints(e: "Experiment") -> Iterator[str]:
         return
     said = f"model.name = {e.model.name}"
     if isinstance(e.privacy, DpSgd):
-        yield f"{said} and privacy.mechanism = dp_sgd exclude each other: {COUPLED[e.model.name]}; no image has a gradient of its own: use detection/fcos"
+        boxes = "detection/fcos" if e.task == "detection" else "task = detection with detection/fcos"
+        yield (
+            f"{said} and privacy.mechanism = dp_sgd exclude each other: {COUPLED[e.model.name]}; no image has a gradient of its own: "
+            f"use {boxes}, or privacy.mechanism = central"
+        )
     if e.engine.name == "vmap":
         yield f"{said} and engine.name = vmap exclude each other: {COUPLED[e.model.name]}, which is not done for many sites at once; use inline or ray"
     for key in ("mixup", "accumulate", "compile", "precision"):

@@ -244,7 +244,7 @@ def read_voc(folder: Path, wanted: Sequence[str] | None, stop: bool, *, first: i
     if not files:
         raise DataError(f"data.annotations = {folder} holds no .xml file")
     roots = [(file, _root(file)) for file in files]
-    classes = tuple(wanted or sorted({str(o.findtext("name")) for _, root in roots for o in root.iter("object")}))
+    classes = tuple(wanted or sorted({kind for _, root in roots for o in root.iter("object") if (kind := _kind(o))}))
     result = Annotated(classes, problems=Problems(stop))
     for file, root in roots:
         name = root.findtext("filename") or ""
@@ -273,8 +273,13 @@ def _whole(root: ElementTree.Element, path: str, file: Path) -> int:
     return int(text)
 
 
+def _kind(mark: ElementTree.Element) -> str:
+    """The class of an object; empty where it says none."""
+    return (mark.findtext("name") or "").strip()
+
+
 def _marked(mark: ElementTree.Element, number: int, name: str, size: tuple[int, int], first: int, result: Annotated) -> list[float] | None:
-    where, kind = f"box {number} of {name}", str(mark.findtext("name"))
+    where, kind = f"box {number} of {name}", _kind(mark)
     if kind not in result.classes:
         result.problems.met("of an unknown class", f"{where} has the class {kind!r}, and there are {', '.join(result.classes)}")
         return None
@@ -291,7 +296,11 @@ def _marked(mark: ElementTree.Element, number: int, name: str, size: tuple[int, 
 
 
 def write_voc(folder: Path, annotated: Annotated) -> None:
-    """The same as VOC XML files, one an image, named as it is; corners in whole pixels as VOC has them."""
+    """The same as VOC XML files, one an image, named as it is; corners in whole pixels as VOC has them, at least one a box.
+
+    DataError where two images would be named in one file.
+    """
+    _only_once(folder, "image", [PurePosixPath(name).stem for name in annotated.names])
     folder.mkdir(parents=True, exist_ok=True)
     for name, (width, height), boxes in zip(annotated.names, annotated.sizes, annotated.boxes, strict=True):
         root = ElementTree.Element("annotation")
@@ -304,6 +313,12 @@ def write_voc(folder: Path, annotated: Annotated) -> None:
             ElementTree.SubElement(mark, "name").text = annotated.classes[int(-2 - kind if kind <= -2 else kind)]
             ElementTree.SubElement(mark, "difficult").text = str(int(kind <= -2))
             corners = ElementTree.SubElement(mark, "bndbox")
-            for edge, value in (("xmin", round(x1) + 1), ("ymin", round(y1) + 1), ("xmax", round(x2)), ("ymax", round(y2))):
+            left, top = (min(round(low), math.ceil(high) - 1) for low, high in ((x1, x2), (y1, y2)))
+            for edge, value in (
+                ("xmin", left + 1),
+                ("ymin", top + 1),
+                ("xmax", max(left + 1, round(x2))),
+                ("ymax", max(top + 1, round(y2))),
+            ):
                 ElementTree.SubElement(corners, edge).text = str(value)
         (folder / f"{PurePosixPath(name).stem}.xml").write_bytes(ElementTree.tostring(root))

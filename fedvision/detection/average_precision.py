@@ -1,8 +1,8 @@
 """Mean average precision from sums: of each site only histograms of scores are needed, so that sites add up to one pooled figure.
 
 Detections are matched to boxes within their image, as COCO does; of what is matched and of what is not, by class and by threshold of
-IoU, the scores are counted in bins of their log-odds.  Average precision is then read off the counts, 101 recalls as COCO's, with
-the matches of one bin taken as evenly spread among its misses.
+IoU, the scores are counted in bins of their log-odds.  Average precision is then read off the counts, 101 recalls as COCO's: in which order
+the matches and misses of one bin come is not known, and so it is the mean over some orders drawn by name.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,13 @@ from torch import Tensor
 from fedvision.detection.boxes import Found, areas, ious, overlaps
 from fedvision.detection.masks import cover
 from fedvision.detection.packing import BOX
+from fedvision.seeds import stream
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 BINS = 1024
 WIDEST = 16.0  # |log-odds of a score| beyond which scores are alike: 1 − 1e-7, as far as single precision tells them apart
 RECALLS = np.linspace(0, 1, 101)
+ORDERS = 8  # of the matches and misses of a bin
 
 
 Overlap = Callable[[Found, Tensor], tuple[Tensor, Tensor]]
@@ -98,28 +100,32 @@ def average_precisions(counts: np.ndarray, there: np.ndarray) -> np.ndarray:
     counts: as `histograms`.  there: as `truths`.
     """
     result = np.full(counts.shape[:2], np.nan)
+    chance = stream(0, "average precision")
     for t, k in np.ndindex(*result.shape):
         if there[k]:
-            result[t, k] = average_precision(counts[t, k], int(there[k]))
+            result[t, k] = average_precision(counts[t, k], int(there[k]), chance)
     return result
 
 
-def average_precision(counts: np.ndarray, there: int) -> float:
+def average_precision(counts: np.ndarray, there: int, chance: np.random.Generator) -> float:
     """The mean, over 101 recalls, of the best precision at that recall or a larger one.  counts int64 [2,BINS] of (misses, matches);
-    there > 0: boxes to be found.
+    there > 0: boxes to be found.  chance: draws the orders.
 
-    >>> average_precision(np.array([[0, 1, 0], [1, 0, 1]]), 2)  # a match, then a miss, then a match: (51 · 1 + 50 · 2/3) / 101
+    >>> average_precision(np.array([[0, 1, 0], [1, 0, 1]]), 2, stream(0))  # a match, then a miss, then a match: (51 · 1 + 50 · 2/3) / 101
     0.8349834983498351
     """
     misses, matches = counts[:, ::-1]
-    before, wrong = matches.cumsum() - matches, misses.cumsum() - misses
-    bin_of = np.repeat(np.arange(len(matches)), matches)
-    if not len(bin_of):
+    if not matches.any():
         return 0.0
-    found = np.arange(1, len(bin_of) + 1)
-    inside = found - before[bin_of]  # this is the how-manieth match of its bin
-    precision = found / (found + wrong[bin_of] + inside * misses[bin_of] / (matches[bin_of] + 1))
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    end = np.flatnonzero(matches)[-1] + 1  # what is less sure than the last match lowers no precision
+    right = np.repeat([False, True], [misses[:end].sum(), matches[:end].sum()])
+    bins = np.repeat(np.tile(np.arange(end), 2), np.concatenate([misses[:end], matches[:end]]))
+    return float(np.mean([_in_order(right[np.argsort(bins + chance.random(len(bins)))], there) for _ in range(ORDERS)]))
+
+
+def _in_order(right: np.ndarray, there: int) -> float:
+    """Of detections from the surest on, each a match or not: bool [n]."""
+    best = np.maximum.accumulate((right.cumsum() / np.arange(1, len(right) + 1))[right][::-1])[::-1]
     needed = np.maximum(1, np.ceil(RECALLS * there - 1e-9)).astype(int)  # matches, for each recall
     return float(best[needed[needed <= len(best)] - 1].sum() / len(RECALLS))
 

@@ -41,7 +41,6 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
 
     from fedvision.models import library, small
     from fedvision.models.dense import dense, torchvision_dense
-    from fedvision.models.detectors import detector
     from fedvision.models.weights import read_weights
     from fedvision.seeds import named
 
@@ -59,6 +58,8 @@ def build(experiment: "Experiment", shape: tuple[int, ...], outputs: int) -> "nn
         elif kind == "torchvision" and experiment.task == "segmentation":
             model = library.with_norm(torchvision_dense(name, shape[0], outputs, spec.options), spec.norm)
         elif kind == "detection":
+            from fedvision.models.detectors import detector  # imports torchvision, which other models need not wait for
+
             model = detector(name, (shape[0], shape[1], shape[2]), outputs, spec)
         elif kind in LIBRARIES and name:
             make_one = library.torchvision_model if kind == "torchvision" else library.timm_model

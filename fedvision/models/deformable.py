@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from fedvision.models.detectors import STRIDES, features
 from fedvision.models.detr import Attention, feed, places
+from fedvision.models.pyramid import STRIDES, features
 from fedvision.models.small import normalise
 
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fedvision.models.detectors import features
+from fedvision.models.pyramid import features
 
 
 class Attention(nn.Module):

@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from fedvision.detection.masks import drawn_out, has_masks, laid_in
 from fedvision.detection.packing import BOX
-from fedvision.models.detectors import STRIDES, Pyramid, normed
+from fedvision.models.pyramid import STRIDES, Pyramid, normed
 
 
 class _Maps(nn.Module):

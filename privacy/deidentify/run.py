@@ -8,17 +8,19 @@ import ctypes
 import fcntl
 import json
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedvision.errors import ConfigError
+from fedvision.errors import ConfigError, DataError
 from privacy.deidentify import manifest
-from privacy.deidentify.instance import Deidentifier, Outcome, load
+from privacy.deidentify.instance import Deidentifier, Outcome, load, unwritable
 from privacy.deidentify.intake import Input, walk
 from privacy.deidentify.policy import EDITION, MEANINGS, Policy, rule_set
 from privacy.deidentify.states import State
@@ -27,6 +29,7 @@ from privacy.deidentify.workers import Pool
 
 BATCH = 128  # files that get their names and their ledger rows together
 LONGEST_BATCH = 2.0  # seconds
+OF_THE_RUN = {"fresh", "waiting", "seconds", "sync_seconds"}  # how a run went: no part of what it leaves, however often it was stopped
 
 Progress = Callable[[int, int], None]  # (files done, files in all)
 
@@ -85,18 +88,21 @@ def deidentify(
 
     settle: files changed within so many seconds are left for a later run (an inbox that is still being filled).
     ConfigError where folders lie in each other, or `out` holds other things; the lock of a running run is respected.
+    DataError where `out` or the vault cannot be written to, e.g. on a full disk: what is in the ledger stays done.
     """
     _apart(store, out, site)
-    key = site_key(site, create=True)
-    _prepare(out)
-    vault = Vault(site, key)
     try:
-        with open(out / ".partial" / "lock", "w") as lock:
+        key = site_key(site, create=True)
+        _prepare(out)
+        with closing(Vault(site, key)) as vault, open(out / ".partial" / "lock", "w") as lock:
             _lock(lock.fileno(), out)
-            run = Run(store, out, vault, key, policy, workers, progress, settle)
-            return run.go()
-    finally:
-        vault.close()
+            return Run(store, out, vault, key, policy, workers, progress, settle).go()
+    except OSError as error:
+        raise unwritable(out, error) from None
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"the vault in {site} cannot be used: {error}; see to its disk and rights, and that no other run uses it, and run again"
+        ) from None
 
 
 def _apart(store: Path, out: Path, site: Path) -> None:
@@ -357,7 +363,7 @@ class Run:
         summary.states, summary.codes = dict(states), dict(sorted(codes.items()))
         digest, summary.outputs = self._manifest()
         summary.head = self._head(digest)
-        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key})
+        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if key not in OF_THE_RUN})
         self.vault.finish(self.run)
         summary.seconds = time.monotonic() - begin
         if not summary.adds_up:

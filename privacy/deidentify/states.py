@@ -15,6 +15,7 @@ class State(StrEnum):
 SKIPS = {
     "symlink": "a symbolic link; only the files of the store itself are read",
     "special": "a FIFO, socket or device",
+    "partial": "a file that the receiver has not finished; the whole one comes under another name",
     "archive": "a zip, gzip, tar, 7z, xz, bzip2 or zstd archive; unpack it and point to the folder",
     "document": "a PDF, XML, HTML, JSON or plain text",
     "image": "a picture without a DICOM header (PNG, JPEG, GIF, BMP, TIFF, NIfTI)",

@@ -10,6 +10,7 @@ import torch
 from fedvision.detection.average_precision import average_precision, average_precisions, histograms, matched, truths
 from fedvision.detection.boxes import Found
 from fedvision.detection.padding import padded
+from fedvision.seeds import stream
 
 BOX = [0.0, 0.0, 10.0, 10.0]
 
@@ -49,9 +50,9 @@ def test_a_box_half_as_tall_is_a_match_at_one_half_and_not_beyond() -> None:
 
 def test_all_found_in_order_is_one_and_nothing_found_is_zero() -> None:
     counts = np.zeros((2, 8), int)
-    assert average_precision(counts, 3) == 0
+    assert average_precision(counts, 3, stream(0)) == 0
     counts[1, 5:] = 1
-    assert average_precision(counts, 3) == 1
+    assert average_precision(counts, 3, stream(0)) == 1
 
 
 def scene(rng: np.random.Generator, images: int, classes: int, sharp: float, most: int = 6) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -133,3 +134,14 @@ def test_one_image_and_a_few_hundred_boxes_agree_too() -> None:
     all_found = [rows[:100] for rows in all_found]  # COCO's code counts the best hundred of a class
     counts, there = of(all_truths, all_found, 2)
     assert np.nanmean(average_precisions(counts, there)) == pytest.approx(coco(all_truths, all_found, 2)[0], abs=0.005)
+
+
+def test_of_equal_scores_it_is_the_mean_of_what_cocos_code_says_over_the_orders_of_the_images() -> None:
+    rng = np.random.default_rng(4)
+    all_truths, all_found = scene(rng, 80, 1, 1.0)
+    for rows in all_found:
+        rows[:, 0] = np.round(rows[:, 0] * 8).clip(1, 7) / 8
+    orders = [rng.permutation(80) for _ in range(16)]
+    said = [coco([all_truths[i] for i in order], [all_found[i] for i in order], 1)[1] for order in orders]
+    assert np.std(said) > 0.004  # COCO's code takes equal scores in the order of the images
+    assert average_precisions(*of(all_truths, all_found, 1))[0, 0] == pytest.approx(np.mean(said), abs=0.005)

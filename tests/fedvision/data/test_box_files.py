@@ -119,6 +119,24 @@ def test_the_first_pixel_of_a_voc_file_is_number_one(tmp_path: Path) -> None:
         read_voc(tmp_path, None, True)
 
 
+def test_a_voc_object_that_says_no_class_is_a_problem_and_makes_none(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    (tmp_path / "a.xml").write_text(
+        "<annotation><filename>a.png</filename><size><width>40</width><height>20</height></size>"
+        f"<object><name>dog</name>{box}</object><object>{box}</object><object><name> </name>{box}</object></annotation>"
+    )
+    found = read_voc(tmp_path, None, False)
+    assert found.classes == ("dog",) and len(found.boxes[0]) == 1 and found.problems.counts == {"of an unknown class": 2}
+
+
+def test_voc_keeps_a_box_that_is_smaller_than_a_pixel_and_refuses_two_images_in_one_file(tmp_path: Path) -> None:
+    slim = Annotated(("dog",), ["a.png"], [(40, 20)], [np.array([[0, 3.1, 4.2, 3.4, 9.0], [0, 39.8, 19.7, 40.0, 20.0]])])
+    write_voc(tmp_path, slim)
+    assert read_voc(tmp_path, None, True).boxes[0].tolist() == [[0, 3, 4, 4, 9], [0, 39, 19, 40, 20]]
+    with pytest.raises(DataError, match="the image 'a' twice"):
+        write_voc(tmp_path, Annotated(("dog",), ["x/a.png", "y/a.png"], [(40, 20)] * 2, [np.empty((0, 5))] * 2))
+
+
 def test_a_folder_of_images_is_stretched_and_its_boxes_with_it(tmp_path: Path) -> None:
     images = [
         {"id": i, "file_name": f"{n}.png", "width": w, "height": 20, "site": s} for i, n, w, s in ((1, "a", 40, "x"), (2, "b", 20, "y"))
