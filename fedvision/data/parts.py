@@ -96,10 +96,9 @@ class _Volume:
     def __init__(self, path: Path, channels: int, axes: int, window: list[float], scratch: Path):
         if axes == 2:
             raise DataError(f"{path} is a volume, and the model takes pictures: bring its slices to uint8 [H,W] in .npy files")
-        if path.name.lower().endswith(".gz"):
-            path = _unpacked(path, scratch / "volume.nii")
-        self.path, self.window = path, window
-        shape = opened_volume(path, path.name).shape
+        self.given, self.window = path, window  # `given` is what errors name
+        self.path = _unpacked(path, scratch / "volume.nii") if path.name.lower().endswith(".gz") else path
+        shape = opened_volume(self.path, str(path)).shape
         own = shape[3] if len(shape) == 4 else 1
         if len(shape) not in {3, 4} or own != channels or 0 in shape:
             raise DataError(
@@ -109,12 +108,12 @@ class _Volume:
 
     def part(self, where: Where) -> np.ndarray:
         try:
-            values = np.asarray(opened_volume(self.path, self.path.name).dataobj[tuple(reversed(where))])
+            values = np.asarray(opened_volume(self.path, str(self.given)).dataobj[tuple(reversed(where))])
         except (OSError, EOFError, ValueError) as error:
-            raise CorruptImage(f"{self.path} does not read as NIfTI: {error}") from None
+            raise CorruptImage(f"{self.given} does not read as NIfTI: {error}") from None
         if not np.isfinite(values).all():
             at = [int(n) + w.start for n, w in zip(np.argwhere(~np.isfinite(values))[0], reversed(where), strict=False)]
-            raise CorruptImage(f"{self.path} holds what is no number at {at}")
+            raise CorruptImage(f"{self.given} holds what is no number at {at}")
         return windowed((values if values.ndim == 4 else values[..., None]).transpose(3, 2, 1, 0), self.window)
 
 

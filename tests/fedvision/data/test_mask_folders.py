@@ -171,7 +171,7 @@ BAD = {
     _colour: ("their mask does not decode", "p2.png has the channels R, G, B: a mask has one"),
     _broken_mask: ("their mask does not decode", "p2.png does not decode as a mask"),
     _broken_image: ("their image does not decode", "p2.jpg does not decode"),
-    _empty: ("their mask is empty", "p2.png shows nothing but ground"),
+    _empty: ("their mask is empty", "p2.png shows no class but ground"),
 }
 
 
