@@ -96,6 +96,8 @@ def box_folder(data: "BoxFolder") -> Dataset:
     columns = {name: np.array(values)[kept] for name, values in found.columns.items()}
     means, stds = normalisation(data.mean, data.std, data.channels, 0.5, 0.5)
     counted = f"{sum(len(b) for b in boxes):,} boxes in {len(boxes):,} images, of which {sum(not len(b) for b in boxes):,} have none"
+    absent = sorted({*range(len(found.classes))} - {int(kind) for rows in boxes for kind in rows[:, 0]})
+    notes += (f"no box is of {', '.join(found.classes[k] for k in absent)}",) if absent else ()
     return Dataset(
         "box_folder", ready.images, main_class(boxes, len(found.classes)), found.classes, means, stds,
         subjects=columns.get("subject"), columns=columns, notes=(counted, *notes, *ready.notes()), digest=ready.digest,

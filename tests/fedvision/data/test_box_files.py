@@ -147,7 +147,7 @@ def test_a_folder_of_images_is_stretched_and_its_boxes_with_it(tmp_path: Path) -
     assert data.targets is not None and data.targets.shape == (2, 1, 5) and data.targets.dtype == np.float32
     assert data.targets[0, 0].tolist() == pytest.approx([1, 1.6, 4.8, 9.6, 12.8]) and data.targets[1, 0, 0] == -1
     assert data.columns["site"].tolist() == ["x", "y"] and data.labels.tolist() == [1, 0]
-    assert "1 boxes in 2 images, of which 1 have none" in data.notes
+    assert "1 boxes in 2 images, of which 1 have none" in data.notes and "no box is of cat" in data.notes
 
 
 def test_a_missing_a_broken_and_a_differing_image_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> None:
