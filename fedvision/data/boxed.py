@@ -129,10 +129,15 @@ def _there(root: Path, found: Annotated, stop: bool) -> list[int]:
 
     result = []
     for number, (name, size) in enumerate(zip(found.names, found.sizes, strict=True)):
-        path = (root / name).resolve()
+        try:
+            path = (root / name).resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:  # too long, or with characters that no name of a file can have
+            _image_met(found, stop, "missing images", f"{name[:60]!r} can be no file: {str(error)[:60]}")
+            continue
         if not path.is_relative_to(root.resolve()):
             raise DataError(f"{name} lies outside data.root = {root}")
-        if not path.is_file():
+        if not is_file:
             _image_met(found, stop, "missing images", f"there is no file {root / name}")
             continue
         try:
