@@ -35,8 +35,8 @@ def number(value: float | None) -> str:
 def duration(seconds: float | None) -> str:
     """A time as one reads it.
 
-    >>> duration(0.0021), duration(4.21), duration(75), duration(8000)
-    ('2 ms', '4.2 s', '1 min 15 s', '2 h 13 min')
+    >>> duration(0.0021), duration(4.21), duration(75), duration(1848), duration(8000)
+    ('2 ms', '4.2 s', '1 min 15 s', '31 min', '2 h 13 min')
     """
     if seconds is None:
         return "–"
@@ -45,7 +45,10 @@ def duration(seconds: float | None) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def measured(evaluation: Mapping[str, Any] | None, where: str, part: str) -> dict[str, Any]:
