@@ -158,7 +158,7 @@ class _Marks:
         problems = self.result.problems
         try:
             own, image, kind = mark.get("id"), self.places.get(mark["image_id"]), mark["category_id"]
-            x, y, w, h = (float(v) for v in mark["bbox"])
+            x, y, w, h = (float(v) for v in mark["bbox"] if not isinstance(v, str))
             crowd, named, twice = bool(mark.get("iscrowd", 0)), kind in self.kinds, own is not None and own in self.seen
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problems.met("no box", f"an annotation is no box: {type(error).__name__}: {error}: {str(mark)[:120]}")

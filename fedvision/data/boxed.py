@@ -96,6 +96,8 @@ def box_folder(data: "BoxFolder") -> Dataset:
     columns = {name: np.array(values)[kept] for name, values in found.columns.items()}
     means, stds = normalisation(data.mean, data.std, data.channels, 0.5, 0.5)
     counted = f"{sum(len(b) for b in boxes):,} boxes in {len(boxes):,} images, of which {sum(not len(b) for b in boxes):,} have none"
+    absent = sorted({*range(len(found.classes))} - {int(kind) for rows in boxes for kind in rows[:, 0]})
+    notes += (f"no box is of {', '.join(found.classes[k] for k in absent)}",) if absent else ()
     return Dataset(
         "box_folder", ready.images, main_class(boxes, len(found.classes)), found.classes, means, stds,
         subjects=columns.get("subject"), columns=columns, notes=(counted, *notes, *ready.notes()), digest=ready.digest,
@@ -127,10 +129,15 @@ def _there(root: Path, found: Annotated, stop: bool) -> list[int]:
 
     result = []
     for number, (name, size) in enumerate(zip(found.names, found.sizes, strict=True)):
-        path = (root / name).resolve()
+        try:
+            path = (root / name).resolve()
+            is_file = path.is_file()
+        except (OSError, ValueError) as error:  # too long, or with characters that no name of a file can have
+            _image_met(found, stop, "missing images", f"{name[:60]!r} can be no file: {str(error)[:60]}")
+            continue
         if not path.is_relative_to(root.resolve()):
             raise DataError(f"{name} lies outside data.root = {root}")
-        if not path.is_file():
+        if not is_file:
             _image_met(found, stop, "missing images", f"there is no file {root / name}")
             continue
         try:

@@ -26,7 +26,7 @@ from fedvision.detection.sets import Detr
 from fedvision.errors import ConfigError
 from fedvision.learning import Training
 from fedvision.tasks.criteria import Criterion
-from fedvision.tasks.drawing import MISSED, WRONG, boxed, shaded
+from fedvision.tasks.drawing import IGNORED, MISSED, WRONG, boxed, shaded
 from fedvision.tasks.scores import STEPS, sum_of
 
 SHOWN = 0.4  # least score of a detection in the pictures
@@ -128,7 +128,7 @@ class Detection:
 
     def legend(self) -> dict[str, str]:
         """What a colour means that no name beside it says."""
-        return {name: "#" + bytes(shade).hex() for name, shade in (("missed", MISSED), ("wrongly said", WRONG))}
+        return {name: "#" + bytes(shade).hex() for name, shade in (("missed", MISSED), ("wrongly said", WRONG), ("not counted", IGNORED))}
 
     def laid_over(self, image: np.ndarray, target: np.ndarray) -> np.ndarray:
         """uint8 [H,W,3]: the image with its boxes."""

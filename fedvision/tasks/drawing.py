@@ -9,7 +9,7 @@ from fedvision.detection.padding import NONE
 from fedvision.tasks.painting import as_colour
 
 MISSED, WRONG = (255, 200, 0), (230, 30, 40)
-_IGNORED = (140, 140, 140)
+IGNORED = (140, 140, 140)
 _STRENGTH = 0.45  # of a mask's colour over its image
 _SIDE = 288  # pixels that the shorter side is enlarged to at least, so that the names can be read
 
@@ -66,7 +66,7 @@ def _inner(mask: np.ndarray) -> np.ndarray:
 
 def ink_of(kind: float, shade: tuple[int, int, int] | None) -> tuple[int, int, int]:
     """The colour of an object of class `kind`, which is grey where it is to be ignored; or of all of them."""
-    return shade or (colour(int(kind)) if kind >= 0 else _IGNORED)
+    return shade or (colour(int(kind)) if kind >= 0 else IGNORED)
 
 
 def drawn(

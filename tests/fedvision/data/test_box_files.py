@@ -48,6 +48,7 @@ def test_a_coco_file_by_hand_its_classes_by_their_ids_and_its_crowds_to_be_ignor
         ({"bbox": [2, 3, 0, 5]}, "of no area", "holds nothing"),
         ({"bbox": [2, 3, -4, 5]}, "of no area", "holds nothing"),
         ({"bbox": [2, 3, 5]}, "no box", "is no box"),
+        ({"bbox": "2359"}, "no box", "is no box"),
         ({"bbox": [2, 3, float("nan"), 5]}, "no box", "no box of four numbers"),
         ({"category_id": 9}, "of an unknown class", r"has the class 9, and there are \[3, 7\]"),
         ({"category_id": [7]}, "no box", "is no box: TypeError"),
@@ -147,7 +148,7 @@ def test_a_folder_of_images_is_stretched_and_its_boxes_with_it(tmp_path: Path) -
     assert data.targets is not None and data.targets.shape == (2, 1, 5) and data.targets.dtype == np.float32
     assert data.targets[0, 0].tolist() == pytest.approx([1, 1.6, 4.8, 9.6, 12.8]) and data.targets[1, 0, 0] == -1
     assert data.columns["site"].tolist() == ["x", "y"] and data.labels.tolist() == [1, 0]
-    assert "1 boxes in 2 images, of which 1 have none" in data.notes
+    assert "1 boxes in 2 images, of which 1 have none" in data.notes and "no box is of cat" in data.notes
 
 
 def test_a_missing_a_broken_and_a_differing_image_stop_the_run_or_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -167,6 +168,16 @@ def test_a_missing_a_broken_and_a_differing_image_stop_the_run_or_are_left_out_a
     with pytest.raises(DataError, match=r"outside data\.root"):
         far = coco(tmp_path / "y.json", images=[{"id": 1, "file_name": "../i/../../x.png", "width": 4, "height": 4}])
         box_folder(BoxFolder(root=str(root), annotations=str(far)))
+
+
+@pytest.mark.parametrize("name", ["a\x00.png", "a" * 5000, "\ud800.png"])
+def test_a_name_that_no_file_can_have_is_one_of_a_missing_image(tmp_path: Path, name: str) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": 40, "height": 20}, {"id": 2, "file_name": name, "width": 40, "height": 20}]
+    config = {"root": str(two_images(tmp_path / "i")), "annotations": str(coco(tmp_path / "x.json", mark(), images=images))}
+    with pytest.raises(CorruptImage, match="can be no file"):
+        box_folder(BoxFolder(**config))
+    data = box_folder(BoxFolder(**config, on_corrupt="skip"))
+    assert len(data) == 1 and any(note.startswith("1 left out, being missing images") for note in data.notes)
 
 
 def test_an_image_counts_under_the_class_of_most_of_its_boxes() -> None:

@@ -19,12 +19,12 @@ from typing import ClassVar
 
 import pydicom
 import pytest
-from conftest import KEY
 from planted import base, file
 
 from fedvision.errors import ConfigError, DataError
 from privacy.deidentify.inbox import Inbox, fetch, first_part, receiver
 
+KEY = bytes(range(32))
 PLUGIN = next(iter(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")), None)
 
 
