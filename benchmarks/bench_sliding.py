@@ -1,9 +1,9 @@
 """Memory of labelling a large image in windows, from a file to a PNG of labels: the peak above the imported process, which must stay
 below 1 GB.
 
-    python benchmarks/bench_sliding.py [--side 10000] [--classes 21] [--kinds npy tiff nifti]
+    python benchmarks/bench_sliding.py [--side 10000] [--classes 21] [--kinds npy tiff png strip nifti]
 
-The network is one small convolution, so that what is measured is the windows, the blending and the files; a volume has as many voxels.
+png and strip, an RGB TIFF in one deflated strip, cannot be read in parts: they are decoded whole, once.  The network is one small convolution, so that what is measured is the windows, the blending and the files; a volume has as many voxels.
 Prints one JSON object and keeps it under benchmarks/results/.
 """
 
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=10_000)
     parser.add_argument("--classes", type=int, default=21)
-    parser.add_argument("--kinds", nargs="*", default=["npy", "tiff", "nifti"])
+    parser.add_argument("--kinds", nargs="*", default=list(WRITERS))
     parser.add_argument("--alone", help="measure this kind here")
     given = parser.parse_args()
     if given.alone:
@@ -59,7 +61,7 @@ def measured(kind: str, side: int, classes: int) -> dict[str, float]:
     axes, window = len(sides), (256, 256) if kind != "nifti" else (32, 64, 64)
     network = (torch.nn.Conv2d if axes == 2 else torch.nn.Conv3d)(channels, classes, 3, padding=1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        image, labels = Path(folder) / f"image.{ {'npy': 'npy', 'tiff': 'tif', 'nifti': 'nii'}[kind] }", Path(folder) / "labels.npy"
+        image, labels = Path(folder) / f"image.{SUFFIXES[kind]}", Path(folder) / "labels.npy"
         WRITERS[kind](image, sides)
         np.lib.format.open_memmap(labels, "w+", np.uint8 if classes <= 256 else np.uint16, sides).flush()
         network(torch.zeros(1, channels, *[64] * axes))
@@ -85,12 +87,39 @@ def _npy(path: Path, sides: tuple[int, ...]) -> None:
 
 def _tiff(path: Path, sides: tuple[int, ...]) -> None:
     """An RGB TIFF in one strip, not compressed, its pixels a hole in the file."""
-    tags = [(256, 4, sides[1]), (257, 4, sides[0]), (258, 3, 8), (259, 3, 1), (262, 3, 2), (273, 4, 4096), (277, 3, 3)]
-    tags += [(278, 4, sides[0]), (279, 4, sides[0] * sides[1] * 3)]
-    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    size = sides[0] * sides[1] * 3
     with path.open("wb") as file:
-        file.write(b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + b"\0" * 4)
-        file.truncate(4096 + sides[0] * sides[1] * 3)
+        file.write(_head(sides, 1, size))
+        file.truncate(4096 + size)
+
+
+def _strip(path: Path, sides: tuple[int, ...]) -> None:
+    """An RGB TIFF in one deflated strip."""
+    packed = b"".join(_deflated(bytes(sides[1] * 3), sides[0]))
+    path.write_bytes(_head(sides, 8, len(packed)).ljust(4096, b"\0") + packed)
+
+
+def _head(sides: tuple[int, ...], compression: int, size: int) -> bytes:
+    tags = [(256, 4, sides[1]), (257, 4, sides[0]), (258, 3, 8), (259, 3, compression), (262, 3, 2), (273, 4, 4096), (277, 3, 3)]
+    tags += [(278, 4, sides[0]), (279, 4, size)]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + table + b"\0" * 4
+
+
+def _png(path: Path, sides: tuple[int, ...]) -> None:
+    """An RGB PNG, each row without a filter."""
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        head = struct.pack(">IIBBBBB", sides[1], sides[0], 8, 2, 0, 0, 0)
+        for kind, content in ((b"IHDR", head), (b"IDAT", b"".join(_deflated(bytes(1 + sides[1] * 3), sides[0]))), (b"IEND", b"")):
+            file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+
+
+def _deflated(row: bytes, rows: int) -> Iterator[bytes]:
+    packer = zlib.compressobj()
+    for _ in range(rows):
+        yield packer.compress(row)
+    yield packer.flush()
 
 
 def _nifti(path: Path, sides: tuple[int, ...]) -> None:
@@ -105,7 +134,8 @@ def _nifti(path: Path, sides: tuple[int, ...]) -> None:
         file.truncate(352 + int(np.prod(sides)) * 2)
 
 
-WRITERS = {"npy": _npy, "tiff": _tiff, "nifti": _nifti}
+WRITERS = {"npy": _npy, "tiff": _tiff, "png": _png, "strip": _strip, "nifti": _nifti}
+SUFFIXES = {"npy": "npy", "tiff": "tif", "png": "png", "strip": "tif", "nifti": "nii"}
 
 
 def peak() -> int:

@@ -13,10 +13,7 @@ import argparse
 import ast
 import hashlib
 import json
-import os
 import re
-import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -24,14 +21,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from mutants import ROOT, Copy, load
+
 PACKAGE = Path("privacy/secure_aggregation")
 CALLS = {
     "require", "_require", "_signed", "_require_new", "_check_signatures", "_check_history", "_check_cohort", "_check_keys", "_judge", "_least",
     "_blame", "_check_own",
 }  # fmt: skip
-COPIED = ("fedvision", "privacy", "clients", "server", "simulations", "configs", "docs", "tests/privacy", "tests/server")
-LONGEST = 600  # seconds of tests, after which a mutation that ends in a loop is taken for noticed
 
 
 def _tests(*names: str) -> tuple[str, ...]:
@@ -44,7 +40,7 @@ PROTOCOL = _tests(
 FIRST = {  # where a file's checks are tested most
     "state": "forgetting", "thresholds": "protocol", "coordinator": "coordinator", "codec": "primitives", "masks": "masks", "messages": "protocol",
 }  # fmt: skip
-RUNS = _tests("rosters", "runs", "engines", "algorithms")
+RUNS = _tests("collecting", "rosters", "runs", "engines", "algorithms")
 FILES: dict[Path, tuple[str, ...]] = {
     **{
         PACKAGE / f"{name}.py": (*_tests(FIRST.get(name, "refusals")), *PROTOCOL)
@@ -111,65 +107,6 @@ def put(source: str, node: ast.stmt | ast.expr, other: str) -> str:
     return (before + other.encode() + after).decode()
 
 
-class Copy:
-    """A copy of the source in a folder of its own, in which one file at a time is another."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for part in COPIED:
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "tests/conftest.py", "tests/flower_runs.py"):
-            shutil.copy(ROOT / name, folder / name)
-
-    def noticed(self, file: Path, content: str, before: str) -> str:
-        """The first test that fails with `content` in the place of `file`; "" where none does.  before: the one that did last time."""
-        at, tests = self.folder / file, FILES[file]
-        own = at.read_text()
-        name = before.split("[")[0]
-        first = [f"{test}::{before}" for test in tests if name and f"def {name}(" in (ROOT / test).read_text()]
-        try:
-            at.write_text(content)
-            return next((failed for some in dict.fromkeys((*first, *tests)) if (failed := self._failed(file, some))), "")
-        finally:
-            at.write_text(own)
-
-    def _failed(self, file: Path, tests: str) -> str:
-        for stale in (self.folder / file).parent.glob(f"__pycache__/{file.stem}.*"):
-            stale.unlink()
-        said = self.folder / "said.txt"
-        child = os.fork()  # with all that is heavy imported, and nothing of ours
-        if child == 0:
-            self._test(said, tests)
-        code, end = None, time.monotonic() + LONGEST
-        while code is None and time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            code = os.waitstatus_to_exitcode(status) if done else None
-            time.sleep(0.02)
-        if code is None:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return f"no end in {LONGEST} s"
-        failed = [line for line in said.read_text().splitlines() if line.startswith(("FAILED", "ERROR"))]
-        if code in (0, 5) or (code == 4 and "::" in tests):  # passed, or there is no such test (any more)
-            return ""
-        if code == 4:
-            raise SystemExit(f"{tests} cannot be run: {said.read_text()[-2000:]}")
-        return failed[0].split("::", 1)[-1].split(" - ")[0] if failed else f"exit code {code}"
-
-    def _test(self, said: Path, tests: str) -> None:
-        import pytest
-
-        with said.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        os.chdir(self.folder)
-        os.environ["PYTHONPATH"] = str(self.folder)
-        sys.path.insert(0, str(self.folder))
-        code = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not ray and not flower", tests])
-        sys.stdout.flush()
-        os._exit(int(code))
-
-
 def mutations() -> Iterator[tuple[Path, str, str, str]]:
     """(file, key, what is taken out, the source without it), one after the other."""
     for file in FILES:
@@ -190,23 +127,20 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run also those that a test has noticed before, that test first")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak_mutate_secagg.json")
     arguments = parser.parse_args()
-    import hypothesis  # noqa: F401  what the forks share
-    import pydantic  # noqa: F401
-    import scipy.stats  # noqa: F401
-    import torch  # noqa: F401
-
+    load()
     kept: dict[str, str] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     found: dict[str, str] = {}
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
+        copy.sound(some for file, tests in FILES.items() if arguments.only in f"{file} " for some in tests)
         for file, key, text, mutant in mutations():
             if arguments.only not in f"{file} {text}" or time.monotonic() > end:
                 found[key] = kept.get(key, "")
                 continue
             before = kept.get(key, "")
             settled = HARMLESS.get(text) or ("" if arguments.again else before)
-            found[key] = settled or copy.noticed(file, mutant, before)
+            found[key] = settled or copy.noticed(file, mutant, FILES[file], before)
             print(f"{found[key] or 'NOBODY NOTICED'}  <-  {key}", flush=True)
             arguments.out.write_text(json.dumps(kept | found, indent=1) + "\n")
     arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -45,6 +45,10 @@ def segment_file(
         raise ConfigError(f"{run} reads its images through data.transforms, which look at the whole image, and here it is read in windows")
     if not 0 <= overlap < 1:
         raise ConfigError(f"--overlap {overlap:g}: a share of a window's side, from 0 to below 1")
+    if window is not None and window < 1:
+        raise ConfigError(f"--window {window}: a window's side has 1 pixel or more")
+    if out.exists() and image.exists() and out.samefile(image):
+        raise ConfigError(f"the labels would be written over the image {image}: give them a name of their own")
     classes, shape = tuple(partition["classes"]), tuple(partition["shape"])
     axes = len(shape) - 1
     label_files.check(out, axes)

@@ -195,5 +195,5 @@ class Run:  # a folder's chains, entry by entry: sections 6 to 8
 
 
 if __name__ == "__main__":
-    folder, keys, outside = [*sys.argv[1:], None][:3]
+    folder, keys, outside = [*sys.argv[1:], None][:3] if len(sys.argv) > 2 else sys.exit(__doc__)
     print("sound", *Run(Path(folder), json.loads(Path(keys).read_bytes())).verify(outside), sep="\n")

@@ -19,18 +19,20 @@ OUTSIDE = 1.0  # pixels by which a polygon may leave its image and is cut off: r
 @dataclass
 class Marked:
     """What a COCO file says of one image.  size: (height, width).  objects: (number of the class, what it calls the segmentation,
-    whether it is a crowd)."""
+    whether it is a crowd).  odd: what is said of its objects of no category of the file."""
 
     name: str
     size: tuple[int, int]
     objects: list[tuple[int, Any, bool]] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
+    odd: list[str] = field(default_factory=list)
 
 
-def read(path: Path, classes: Sequence[str]) -> tuple[list[Marked], list[str]]:
+def read(path: Path, classes: Sequence[str], on_bad: str) -> tuple[list[Marked], list[str]]:
     """The images of a COCO JSON, and what a reader of the results must know; DataError for what is no such file.
 
     classes: the first is what no object covers; each other one must be a category.  Objects of other categories count as the first.
+    on_bad: stop where an object's image is not in the file; else such objects are counted.
     """
     try:
         if path.stat().st_size > LARGEST:
@@ -38,23 +40,29 @@ def read(path: Path, classes: Sequence[str]) -> tuple[list[Marked], list[str]]:
         content = json.loads(path.read_bytes())
         kinds = {int(kind["id"]): str(kind["name"]) for kind in content["categories"]}
         images = {image["id"]: _marked(image) for image in content["images"]}
-        marks = [(images[mark["image_id"]], int(mark["category_id"]), mark) for mark in content["annotations"]]
+        marks = [(images.get(mark["image_id"]), int(mark["category_id"]), mark) for mark in content["annotations"]]
     except OSError as error:
         raise DataError(f"data.annotations = {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"data.annotations = {path} is no COCO file: {type(error).__name__}: {error}") from None
     if unknown := [name for name in classes[1:] if name not in kinds.values()]:
         raise DataError(f"data.classes names {unknown[0]!r}, and the categories of {path} are {', '.join(kinds.values())}")
-    others = 0
+    others = astray = 0
     for image, kind, mark in marks:
-        if kind not in kinds:
-            raise DataError(f"{path}: an object of {image.name} is of category {kind}, and the categories are {', '.join(map(str, kinds))}")
-        if kinds[kind] not in classes:
+        if image is None:
+            if on_bad == "stop":
+                raise DataError(
+                    f"{path}: an object is of image {mark['image_id']}, which the file does not name; or set data.on_bad to skip"
+                )
+            astray += 1
+        elif kind not in kinds:
+            image.odd.append(f"an object of {image.name} is of category {kind}, and the categories are {', '.join(map(str, kinds))}")
+        elif kinds[kind] not in classes:
             others += 1
-            continue
-        image.objects.append((list(classes).index(kinds[kind]), mark.get("segmentation"), bool(mark.get("iscrowd"))))
+        else:
+            image.objects.append((list(classes).index(kinds[kind]), mark.get("segmentation"), bool(mark.get("iscrowd"))))
     said = [f"{others:,} objects of categories that data.classes does not name count as {classes[0]}"] if others else []
-    return list(images.values()), said
+    return list(images.values()), said + ([f"{astray:,} objects are of images that the file does not name"] if astray else [])
 
 
 def _marked(image: dict[str, Any]) -> Marked:

@@ -8,6 +8,7 @@ nobody can set.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -18,9 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedvision.data.cache import cache_folder, written_whole
+import numpy as np
+
+from fedvision.data.cache import cache_folder, folder_written_whole, written_whole
+from fedvision.data.dataset import images_digest
 from fedvision.errors import DataError
 
+_CHECKED = 64 << 20  # bytes up to which a cached array is hashed again when it is opened
 AT_ONCE = 256  # files in flight: bounds memory, keeps the threads busy
 _SETTLED = 2.0  # seconds: a file changed more recently could change again within one tick of its clock
 Kept = TypeVar("Kept")
@@ -48,12 +53,47 @@ def by_content(
     return ready
 
 
-def put_away(folder: Path) -> None:
-    """Take away what is broken, so that it is made anew."""
+def kept(folder: Path, read: Callable[[dict[str, Any]], Kept]) -> Kept | None:
+    """What `read` makes of the cached folder, given its about.json; None where nothing is there or it is broken (it is then put away, so
+    that it is made anew)."""
+    try:
+        return read(json.loads((folder / "about.json").read_text("utf-8")))
+    except FileNotFoundError:
+        if not folder.exists():
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # broken: put away below
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".broken."))
     with contextlib.suppress(FileNotFoundError):  # another process put it away
         folder.rename(aside / "broken")  # renamed first: another process may be reading it
     shutil.rmtree(aside, ignore_errors=True)
+    return None
+
+
+def keep(target: Path, write: Callable[[Path], dict[str, Any]], load: Callable[[Path], Kept | None]) -> Kept:
+    """Make the cached folder `target`: `write` puts arrays into a folder and returns its about.json; then what `load` finds there."""
+    with folder_written_whole(target) as folder:
+        try:
+            (folder / "about.json").write_text(json.dumps(write(folder)), "utf-8")
+        except OSError as error:
+            raise DataError(
+                f"the prepared images cannot be written to {target.parent}: {error.strerror}; make room there, or set "
+                "FEDVISION_CACHE to another folder"
+            ) from None
+    ready = load(target)
+    if ready is None:
+        raise DataError(f"what was just written to {target} cannot be read back: look at the disk")
+    return ready
+
+
+def mapped(path: Path, shape: Sequence[int], digest: str) -> np.ndarray:
+    """The uint8 array of a cached file, mapped; ValueError where it is not the one that was written."""
+    if path.stat().st_size != math.prod(shape):
+        raise ValueError("cut off")
+    array = np.memmap(path, np.uint8, "r", shape=tuple(shape))
+    if array.nbytes <= _CHECKED and images_digest(array) != digest:
+        raise ValueError("changed")
+    return array
 
 
 def in_threads(work: Callable[[Item], Any], items: Sequence[Item], doing: str, at_once: int = AT_ONCE) -> Iterator[Any]:

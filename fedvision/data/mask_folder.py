@@ -77,9 +77,10 @@ def _folder(root: Path, key: str, name: str) -> Path:
 def _listed(listing: Path, images: dict[str, str], masks: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Those that a file names, a name without suffix first on each line; DataError where it names what is not there."""
     try:
-        names = [line.split()[0] for line in listing.read_text("utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in listing.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.names = {listing} cannot be read as UTF-8 text: {error}") from None
+    names = [line if line in images else line.split()[0] for line in lines]  # a name may have a blank
     absent = [name for name in names if name not in images]
     if absent or not names:
         said = f"names {absent[0]!r} ({len(absent)} such), and there is no image of that name" if absent else "names no image"
@@ -114,7 +115,7 @@ def _of_annotations(root: Path, data: "MaskFolder") -> Pairs:
     """What a COCO file says of the images below data.images; what it says of all of them besides is a column."""
     assert data.annotations is not None
     _folder(root, "images", data.images)
-    marked, notes = coco_masks.read(Path(data.annotations).expanduser(), data.classes)
+    marked, notes = coco_masks.read(Path(data.annotations).expanduser(), data.classes, data.on_bad)
     names = [str(Path(data.images) / one.name) for one in marked]
     if not names:
         raise DataError(f"data.annotations = {data.annotations} names no image")

@@ -51,6 +51,8 @@ def read_pair(root: Path, name: str, of: Of, data: "MaskFolder") -> tuple[np.nda
         raise Bad("their image holds what is no number", str(error)) from None
     except CorruptImage as error:
         raise Bad("their image does not decode", str(error)) from None
+    if isinstance(of, Marked) and of.odd:
+        raise Bad("a class is out of range", of.odd[0])
     try:
         values = _values(root, of)
     except CorruptImage as error:
@@ -63,7 +65,7 @@ def read_pair(root: Path, name: str, of: Of, data: "MaskFolder") -> tuple[np.nda
         raise Bad("their mask lies elsewhere in space", f"{name} and its mask {of}: {said}")
     mask = values.astype(np.uint8) if isinstance(of, Marked) else _numbered(values, str(of), data)
     if data.on_empty != "keep" and not pixels_by_class(mask[None], len(data.classes))[0, 1:].any():
-        raise Bad("their mask is empty", f"{its} shows nothing but {data.classes[0]}")
+        raise Bad("their mask is empty", f"{its} shows no class but {data.classes[0]}")
     if data.depth is not None and mask.ndim == 3:
         image, mask = of_depth(image, data.depth, 0), of_depth(mask, data.depth, UNKNOWN)
     if data.image_size is not None:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,12 @@ from fedvision.data.nifti import opened as opened_volume
 from fedvision.data.tiff import Tiff, is_tiff
 from fedvision.errors import CorruptImage, DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _ROWS = 256  # of a picture that are brought to its channels at a time
+_WHOLE = 800 << 20  # bytes that a picture which cannot be read in parts may take, decoded whole
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 4}  # of a pixel in Pillow's memory; 4 in others
 Where = tuple[slice, ...]
 
 
@@ -91,10 +96,9 @@ class _Volume:
     def __init__(self, path: Path, channels: int, axes: int, window: list[float], scratch: Path):
         if axes == 2:
             raise DataError(f"{path} is a volume, and the model takes pictures: bring its slices to uint8 [H,W] in .npy files")
-        if path.name.lower().endswith(".gz"):
-            path = _unpacked(path, scratch / "volume.nii")
-        self.path, self.window = path, window
-        shape = opened_volume(path, path.name).shape
+        self.given, self.window = path, window  # `given` is what errors name
+        self.path = _unpacked(path, scratch / "volume.nii") if path.name.lower().endswith(".gz") else path
+        shape = opened_volume(self.path, str(path)).shape
         own = shape[3] if len(shape) == 4 else 1
         if len(shape) not in {3, 4} or own != channels or 0 in shape:
             raise DataError(
@@ -104,12 +108,12 @@ class _Volume:
 
     def part(self, where: Where) -> np.ndarray:
         try:
-            values = np.asarray(opened_volume(self.path, self.path.name).dataobj[tuple(reversed(where))])
+            values = np.asarray(opened_volume(self.path, str(self.given)).dataobj[tuple(reversed(where))])
         except (OSError, EOFError, ValueError) as error:
-            raise CorruptImage(f"{self.path} does not read as NIfTI: {error}") from None
+            raise CorruptImage(f"{self.given} does not read as NIfTI: {error}") from None
         if not np.isfinite(values).all():
             at = [int(n) + w.start for n, w in zip(np.argwhere(~np.isfinite(values))[0], reversed(where), strict=False)]
-            raise CorruptImage(f"{self.path} holds what is no number at {at}")
+            raise CorruptImage(f"{self.given} holds what is no number at {at}")
         return windowed((values if values.ndim == 4 else values[..., None]).transpose(3, 2, 1, 0), self.window)
 
 
@@ -127,19 +131,21 @@ def _unpacked(path: Path, target: Path) -> Path:
 
 
 def _laid_out(path: Path, channels: int, target: Path) -> Path:
-    """A picture, decoded once, as .npy."""
+    """A picture, decoded once, as .npy; DataError where decoding it would take more memory than _WHOLE."""
     with _decoded(path) as picture:
         width, height = picture.size
-        array = np.lib.format.open_memmap(target, "w+", np.uint8, (height, width) if channels == 1 else (height, width, channels))
-        for top in range(0, height, _ROWS):
-            array[top : top + _ROWS] = shown(picture.crop((0, top, width, min(top + _ROWS, height))), str(path), channels)
-        array.flush()
+        with target.open("wb") as file:  # written, not mapped: a mapped file's pages would stay in memory beside the picture
+            shape = (height, width) if channels == 1 else (height, width, channels)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for top in range(0, height, _ROWS):
+                rows = shown(picture.crop((0, top, width, min(top + _ROWS, height))), str(path), channels)
+                file.write(np.ascontiguousarray(rows).tobytes())
     return target
 
 
 @contextmanager
 def _decoded(path: Path) -> Iterator[Any]:
-    """A picture, upright; CorruptImage where it does not decode."""
+    """A picture, upright; CorruptImage where it does not decode, DataError where it is too large to be decoded whole."""
     from PIL import Image, ImageOps
 
     try:
@@ -147,8 +153,26 @@ def _decoded(path: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 turned = file.getexif().get(0x0112, 1) != 1
+                needed = _needed(file, turned)
+                if needed > _WHOLE:
+                    raise _too_large(path, f"{needed >> 20:,} MB")
                 yield ImageOps.exif_transpose(file) if turned else file
     except Image.DecompressionBombError:
-        raise DataError(f"{path} has too many pixels to be decoded at once: give it as a TIFF in strips or tiles, or as .npy") from None
+        raise _too_large(path, "more than Pillow takes") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise CorruptImage(f"{path} does not decode as an image: {error}") from None
+
+
+def _needed(picture: "Image", turned: bool) -> int:
+    """Bytes that a picture takes while it is decoded whole."""
+    strip = 0  # libtiff holds the piece that it decodes beside the picture: of a TIFF that is read here, perhaps all of it
+    if picture.format == "TIFF":
+        strip = len(picture.getbands()) * max(picture.tag_v2.get(258, (8,))) // 8 or 1  # type: ignore[attr-defined]
+    return picture.width * picture.height * (_BYTES.get(picture.mode, 4) * (1 + turned) + strip)  # turning makes a second one
+
+
+def _too_large(path: Path, needed: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read in parts, and to decode it whole takes {needed}, where {_WHOLE >> 20:,} MB are the limit: give it as a TIFF in "
+        "tiles (`vips tiffsave IN OUT.tif --tile --compression deflate`) or as uint8 in a .npy file"
+    )

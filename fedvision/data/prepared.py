@@ -1,7 +1,6 @@
 """Image files made ready once: decoded and resized into one uint8 array in the cache, which every process maps."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fedvision.data.cache import folder_written_whole
-from fedvision.data.dataset import images_digest
+from fedvision.data import known_files
 from fedvision.data.decode import decoded
-from fedvision.data.known_files import by_content, in_threads, put_away
 from fedvision.errors import CorruptImage, DataError
 
 _VERSION = 1
-_CHECKED = 64 << 20  # bytes up to which a cached array is hashed again when it is opened
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ def prepare(root: Path, names: Sequence[str], side: int | None, channels: int, o
     CorruptImage for the first that does not decode where on_corrupt = stop; DataError where sizes differ and no side is
     given, or where nothing is left.
     """
-    ready = by_content(
+    ready = known_files.by_content(
         root, names, _settings(side, channels), lambda folder: _load(folder, channels),
         lambda target, digests: _make(target, root, names, digests, side, channels, on_corrupt),
     )  # fmt: skip
@@ -71,42 +67,21 @@ def _settings(side: int | None, channels: int) -> list[Any]:
 
 
 def _load(folder: Path, channels: int) -> Prepared | None:
-    """What is in the cache; None where nothing is there or it is broken (it is then put away and made anew)."""
-    try:
-        about = json.loads((folder / "about.json").read_text("utf-8"))
+    def read(about: dict[str, Any]) -> Prepared:
         kept = np.array(about["kept"], np.int64)
-        shape = (len(kept), channels, *about["size"])
-        if (folder / "images").stat().st_size != int(np.prod(shape)):
-            raise ValueError("cut off")
-        images = np.memmap(folder / "images", np.uint8, "r", shape=shape)
-        if images.nbytes <= _CHECKED and images_digest(images) != about["digest"]:
-            raise ValueError("changed")
+        images = known_files.mapped(folder / "images", (len(kept), channels, *about["size"]), about["digest"])
         copies = tuple((first, second) for first, second in about["copies"])
         return Prepared(images, kept, tuple(about["corrupt"]), about["digest"], copies, tuple(about["sixteen"]))
-    except FileNotFoundError:
-        if not folder.exists():
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # broken: put away below
-    put_away(folder)
-    return None
+
+    return known_files.kept(folder, read)
 
 
 def _make(target: Path, root: Path, names: Sequence[str], digests: list[str], side: int | None, channels: int, on_corrupt: str) -> Prepared:
-    with folder_written_whole(target) as folder:
-        try:
-            about = _decode_all(folder / "images", root, names, side, channels, on_corrupt)
-        except OSError as error:
-            raise DataError(
-                f"the prepared images cannot be written to {target.parent}: {error.strerror}; make room there, or set "
-                "FEDVISION_CACHE to another folder"
-            ) from None
-        about["copies"] = _copies(digests, about["kept"])
-        (folder / "about.json").write_text(json.dumps(about), "utf-8")
-    ready = _load(target, channels)
-    if ready is None:
-        raise DataError(f"what was just written to {target} cannot be read back: look at the disk")
-    return ready
+    def write(folder: Path) -> dict[str, Any]:
+        about = _decode_all(folder / "images", root, names, side, channels, on_corrupt)
+        return {**about, "copies": _copies(digests, about["kept"])}
+
+    return known_files.keep(target, write, lambda folder: _load(folder, channels))
 
 
 def _copies(digests: list[str], kept: list[int]) -> list[tuple[int, int]]:
@@ -127,7 +102,7 @@ def _decode_all(path: Path, root: Path, names: Sequence[str], side: int | None, 
     sixteen, largest, digest = 0, 0, hashlib.sha256()
     size: tuple[int, int] | None = None
     with path.open("wb") as file:
-        for number, result in enumerate(in_threads(one, names, "preparing")):
+        for number, result in enumerate(known_files.in_threads(one, names, "preparing")):
             if isinstance(result, CorruptImage):
                 if on_corrupt == "stop":
                     raise CorruptImage(f"{result}; set data.on_corrupt = skip to leave such images out")

@@ -3,16 +3,13 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedvision.data.cache import folder_written_whole
-from fedvision.data.dataset import images_digest
-from fedvision.data.known_files import by_content, in_threads, put_away
+from fedvision.data import known_files
 from fedvision.data.mask_pairs import Bad, Of, Pairs, read_pair, sides
 from fedvision.data.nifti import is_nifti, toward
 from fedvision.errors import DataError
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _AT_ONCE = 6  # pairs in flight: each may be a volume
-_CHECKED = 64 << 20  # bytes up to which a cached array is hashed again when it is opened
 _SHOWN = 20  # names in a note
 _SETTINGS = (
     "classes",
@@ -62,7 +58,7 @@ def prepare_masks(root: Path, pairs: Pairs, data: "MaskFolder") -> PreparedMasks
     sizes differ and no side is given, or where nothing is left."""
     files = [*pairs.images, *(of for of in pairs.masks if isinstance(of, str))]
     there = sorted({name for name in files if (root / name).is_file()})
-    ready = by_content(
+    ready = known_files.by_content(
         root, there, _settings(pairs, data), _load, lambda target, digests: _make(target, root, pairs, data)
     )  # fmt: skip
     if ready.bad and data.on_bad == "stop":
@@ -84,19 +80,7 @@ def _stop(said: str) -> DataError:
 
 
 def _make(target: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> PreparedMasks:
-    with folder_written_whole(target) as folder:
-        try:
-            about = _read_all(folder, root, pairs, data)
-        except OSError as error:
-            raise DataError(
-                f"the prepared images cannot be written to {target.parent}: {error.strerror}; make room there, or set "
-                "FEDVISION_CACHE to another folder"
-            ) from None
-        (folder / "about.json").write_text(json.dumps(about), "utf-8")
-    ready = _load(target)
-    if ready is None:
-        raise DataError(f"what was just written to {target} cannot be read back: look at the disk")
-    return ready
+    return known_files.keep(target, lambda folder: _read_all(folder, root, pairs, data), _load)
 
 
 def _read_all(folder: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> dict[str, Any]:
@@ -113,7 +97,7 @@ def _read_all(folder: Path, root: Path, pairs: Pairs, data: "MaskFolder") -> dic
     axes = ""  # where those of the first volume point
     both = list(zip(pairs.images, pairs.masks, strict=True))
     with (folder / "images").open("wb") as images, (folder / "masks").open("wb") as masks:
-        for number, result in enumerate(in_threads(one, both, "preparing", _AT_ONCE)):
+        for number, result in enumerate(known_files.in_threads(one, both, "preparing", _AT_ONCE)):
             if not isinstance(result, Bad) and result[2] != (axes or result[2]):
                 said = f"the axes of {pairs.images[number]} point {result[2]}, and those of {pairs.images[kept[0]]} {axes}"
                 result = Bad("their axes point elsewhere", said)
@@ -146,26 +130,10 @@ def _sizes_differ(one: str, shape: tuple[int, ...], other: str, its: tuple[int, 
 
 
 def _load(folder: Path) -> PreparedMasks | None:
-    """What is in the cache; None where nothing is there or it is broken (it is then put away and made anew)."""
-    try:
-        about = json.loads((folder / "about.json").read_text("utf-8"))
+    def read(about: dict[str, Any]) -> PreparedMasks:
         kept, shape = np.array(about["kept"], np.int64), tuple(about["shape"])
-        images = _mapped(folder / "images", (len(kept), *shape), about["digest"])
-        masks = _mapped(folder / "masks", (len(kept), *shape[1:]), about["masks"])
+        images = known_files.mapped(folder / "images", (len(kept), *shape), about["digest"])
+        masks = known_files.mapped(folder / "masks", (len(kept), *shape[1:]), about["masks"])
         return PreparedMasks(images, masks, kept, tuple((kind, said) for kind, said in about["bad"]), about["digest"])
-    except FileNotFoundError:
-        if not folder.exists():
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # broken: put away below
-    put_away(folder)
-    return None
 
-
-def _mapped(path: Path, shape: Sequence[int], digest: str) -> np.ndarray:
-    if path.stat().st_size != int(np.prod(shape)):
-        raise ValueError("cut off")
-    array = np.memmap(path, np.uint8, "r", shape=tuple(shape))
-    if array.nbytes <= _CHECKED and images_digest(array) != digest:
-        raise ValueError("changed")
-    return array
+    return known_files.kept(folder, read)

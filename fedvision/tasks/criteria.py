@@ -27,7 +27,13 @@ def focal(loss: Criterion, gamma: float, weights: Criterion | None = None) -> Cr
 
     def weighed(outputs: Tensor, targets: Tensor) -> Tensor:
         nats = loss(outputs, targets)
-        result = (1 - torch.exp(-nats)).clamp(min=0) ** gamma * nats
+        result = focused(nats, gamma)
         return result if weights is None else result * weights(outputs, targets)
 
     return weighed
+
+
+def focused(nats: Tensor, gamma: float) -> Tensor:
+    """(1 − e^{−nats})^γ nats, elementwise."""
+    missing = -torch.expm1(-nats)
+    return missing.clamp(min=torch.finfo(nats.dtype).tiny) ** gamma * nats  # below γ = 1 the slope of 0^γ is infinite, and 0 · ∞ no number

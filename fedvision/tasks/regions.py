@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedvision.augment import UNKNOWN
+from fedvision.tasks.criteria import focused
 
 SMOOTH = 1.0  # pixels: of a class that is neither there nor said, Dice is 1
 
@@ -25,7 +26,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None
     truth = torch.where(known, targets, 0).long()
     nats = functional.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing)
     if gamma:
-        nats = (1 - torch.exp(-nats)).clamp(min=0) ** gamma * nats
+        nats = focused(nats, gamma)
     if weights is not None:
         nats = nats * weights.to(logits)[truth]
     return (nats * known).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)

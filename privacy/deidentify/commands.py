@@ -13,7 +13,11 @@ import typer
 
 from fedvision.errors import ConfigError, FedvisionError
 
-app = typer.Typer(help="De-identify DICOM files, check what came out, and find back who is who.", no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    help="De-identify DICOM files, check what came out, and find back who is who.",
+    pretty_exceptions_enable=False,  # they show the values of variables
+)
 
 Site = Annotated[Path | None, typer.Option(help="Folder with the site's key and vault; $FEDVISION_SITE, else ~/.fedvision/site.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML: options, head_volumes, limits; see docs/dicom.md.")]
@@ -23,9 +27,12 @@ Reason = Annotated[str, typer.Option(help="Why; it is recorded.")]
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Our own errors as one line and their exit code."""
+    """Our own errors as one line and their exit code; those of the system without the path, which may be a patient's."""
     try:
         yield
+    except OSError as error:
+        typer.echo(f"{type(error).__name__}: {error.strerror or 'the system refused'}", err=True)
+        raise typer.Exit(1) from None
     except FedvisionError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -9,20 +9,26 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from fedvision.errors import ConfigError, DataError
 from privacy.deidentify.modules import CLASSES, STORAGE
 from privacy.deidentify.pseudonyms import Pseudonyms
 from privacy.deidentify.reader import ENCAPSULATED, NATIVE
 
-PAGE = 100  # studies asked for at once
+PAGE = 100  # entries of a list asked for at once
 TIMEOUT = 60  # seconds without an answer
+SENDERS, SILENT = 32, 5  # associations at once; seconds in which a peer that connects has to ask for one
+LARGEST = 2 << 30  # bytes of one object: it is in memory until it is whole
 
 
 class Inbox:
@@ -30,6 +36,7 @@ class Inbox:
 
     def __init__(self, folder: Path, key: bytes):
         self.folder, self.pseudonyms = folder, Pseudonyms(key)
+        self._naming = threading.Lock()  # a receiver has a thread for each sender
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def stem(self, instance: str) -> str:
@@ -42,19 +49,38 @@ class Inbox:
 
     def put(self, instance: str, data: bytes) -> bool:
         """Write a file whole, or not at all.  False where the same bytes are there already."""
-        target = self.folder / f"{self.stem(instance)}.dcm"
-        if target.exists():
-            if target.read_bytes() == data:
-                return False
-            target = self.folder / f"{self.stem(instance)}-{hashlib.sha256(data).hexdigest()[:16]}.dcm"
+        stem = self.stem(instance)
+        names = (f"{stem}.dcm", f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.dcm")
+        if self._there(names, data):
+            return False
         fresh = self.folder / f".{secrets.token_hex(8)}.part"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, target)
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._naming:
+                if self._there(names, data):
+                    return False
+                os.rename(fresh, self.folder / names[(self.folder / names[0]).exists()])
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._sync()
         return True
+
+    def _there(self, names: tuple[str, ...], data: bytes) -> bool:
+        """Whether one of the files has these bytes."""
+        paths = [self.folder / name for name in names]
+        return any(path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data for path in paths)
+
+    def _sync(self) -> None:
+        """The names too are on disk: the sender may forget an object that is acknowledged."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------------------ C-STORE
@@ -63,7 +89,8 @@ class Inbox:
 def receiver(inbox: Inbox, *, host: str, port: int, title: str, callers: list[str]) -> Any:
     """A running C-STORE receiver of the classes that are de-identified; `shutdown()` ends it.
 
-    callers: AE titles that may send; [] = any.  An object is acknowledged when it is on disk.
+    callers: AE titles that may send; [] = any.  An object is acknowledged when it is on disk.  A peer that sends more
+    than LARGEST bytes for one object is cut off.
     """
     try:
         from pynetdicom import AE, evt
@@ -73,7 +100,8 @@ def receiver(inbox: Inbox, *, host: str, port: int, title: str, callers: list[st
 
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # its messages can hold values
     entity = AE(ae_title=title)
-    entity.require_calling_aet = callers
+    entity.require_calling_aet, entity.require_called_aet = callers, True
+    entity.maximum_associations, entity.acse_timeout = SENDERS, SILENT  # who says nothing takes one of the places
     for sop_class in CLASSES:
         entity.add_supported_context(STORAGE + sop_class, sorted(NATIVE | ENCAPSULATED))
     entity.add_supported_context("1.2.840.10008.1.1")
@@ -85,10 +113,26 @@ def receiver(inbox: Inbox, *, host: str, port: int, title: str, callers: list[st
             return 0xA700  # out of resources: the sender keeps it, and tries again
         return 0x0000
 
+    handlers: list[Any] = [(evt.EVT_C_STORE, store), (evt.EVT_PDU_RECV, _Counted())]
     try:
-        return entity.start_server((host, port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+        return entity.start_server((host, port), block=False, evt_handlers=handlers)
     except OSError as error:
         raise ConfigError(f"the receiver cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+class _Counted:
+    """Ends an association whose object grows over LARGEST; called for every part of one (PS3.8 9.3.5)."""
+
+    def __init__(self) -> None:
+        self.sizes: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+    def __call__(self, event: Any) -> None:
+        for part in getattr(event.pdu, "presentation_data_value_items", []):
+            size = self.sizes.get(event.assoc, 0) + len(part.presentation_data_value)
+            last = part.presentation_data_value[:1] in (b"\2", b"\3")
+            self.sizes[event.assoc] = 0 if last else size
+            if size > LARGEST:
+                event.assoc.abort()
 
 
 # ----------------------------------------------------------------------------------------------------------- DICOMweb
@@ -100,14 +144,11 @@ def fetch(url: str, inbox: Inbox, authorization: str = "") -> Iterator[bool]:
     DataError where the server does not answer as DICOMweb does.  No message holds a UID.
     """
     server = _Server(url, authorization)
-    for study in server.studies():
-        for series in server.uids(f"studies/{study}/series", "0020000E"):
-            for instance in server.uids(f"studies/{study}/series/{series}/instances", "00080018"):
-                if inbox.has(instance):
-                    yield False
-                else:
-                    data = server.instance(f"studies/{study}/series/{series}/instances/{instance}")
-                    yield inbox.put(instance, data)
+    for study in server.uids("studies", "0020000D"):
+        for series in server.uids(f"studies/{quote(study, '')}/series", "0020000E"):
+            instances = f"studies/{quote(study, '')}/series/{quote(series, '')}/instances"
+            for instance in server.uids(instances, "00080018"):
+                yield not inbox.has(instance) and inbox.put(instance, server.instance(f"{instances}/{quote(instance, '')}"))
 
 
 class _Server:
@@ -118,27 +159,31 @@ class _Server:
 
     def get(self, path: str, accept: str) -> tuple[bytes, str]:
         """(body, content type)."""
-        headers = {"Accept": accept} | ({"Authorization": self.authorization} if self.authorization else {})
         kind = "an instance" if "/instances/" in path else "a list"
+        request = urllib.request.Request(f"{self.url}/{path}", headers={"Accept": accept})
+        if self.authorization:
+            request.add_unredirected_header("Authorization", self.authorization)  # for this server alone
         try:
-            with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{path}", headers=headers), timeout=TIMEOUT) as answer:
-                return answer.read(), answer.headers.get("Content-Type", "")
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                body, content_type = answer.read(LARGEST), answer.headers.get("Content-Type", "")
+                cut = bool(answer.length) or len(body) == LARGEST
         except urllib.error.HTTPError as error:
             raise DataError(f"the DICOMweb server answered {error.code} to a request for {kind}") from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason = getattr(error, "reason", error)
+        except (OSError, HTTPException) as error:  # of the connection: refused, silent, cut, no HTTP
+            reason = getattr(error, "reason", None) or type(error).__name__
             raise DataError(f"the DICOMweb server could not be asked for {kind}: {reason}") from None
+        if cut:
+            raise DataError(f"the DICOMweb server's answer to a request for {kind} was cut, or is over {LARGEST >> 20} MiB; fetch again")
+        return body, content_type
 
-    def studies(self) -> Iterator[str]:
-        offset = 0
-        while True:
-            found = self.uids(f"studies?limit={PAGE}&offset={offset}", "0020000D")
-            yield from found
-            if len(found) < PAGE:
-                return
-            offset += PAGE
+    def uids(self, path: str, tag: str) -> Iterator[str]:
+        """The UIDs of a list, each once, until a page has nothing new: servers may know no pages, or have smaller ones."""
+        seen: dict[str, None] = {}
+        while fresh := [uid for uid in self.page(f"{path}?limit={PAGE}&offset={len(seen)}", tag) if uid not in seen]:
+            seen |= dict.fromkeys(fresh)
+            yield from dict.fromkeys(fresh)
 
-    def uids(self, path: str, tag: str) -> list[str]:
+    def page(self, path: str, tag: str) -> list[str]:
         """The UIDs in a QIDO-RS answer (PS3.18 F.2)."""
         body, _ = self.get(path, "application/dicom+json")
         if not body:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedvision.errors import DataError
 from privacy.deidentify import burned_in, intake, modules, pixels, profile, selfcheck, terms, values
 from privacy.deidentify.cleaner import Cleaner, encode, file_head
 from privacy.deidentify.policy import CLEAN_PIXELS, Policy, rule_set
@@ -86,6 +87,13 @@ def told(parsed: Parsed) -> bytes:
     some = [element for element in parsed.elements if element[0] >> 16 in (0x0008, 0x0010) and element[4] is None]
     pairs = [(tag, parsed.data[start:end].strip(b" \0")) for tag, vr, start, end, _ in some if vr not in values.SIZES and tag & 0xFFFF]
     return hashlib.sha256(repr(pairs).encode()).digest()
+
+
+def unwritable(out: Path, error: OSError) -> DataError:
+    """What a run over a full or read-only disk ends with."""
+    return DataError(
+        f"{out} cannot be written to: {error.strerror}; make room or see to its rights, and run again: what is done stays done"
+    )
 
 
 def load() -> None:
@@ -244,17 +252,22 @@ class Deidentifier:
         return burned_in.look(parsed, name, element, shape) if found else burned_in.Looked("series sampled")
 
     def _write(self, parts: list[bytes | memoryview]) -> tuple[Path, bytes]:
-        """A new file without a name, and what is read back from it."""
+        """A new file without a name, and what is read back from it.  DataError where there is no room for it."""
         self.number += 1
         partial = self.out / ".partial" / f"{self.mark}-{self.number}.part"
         whole = [b"".join(parts[:-3]), *parts[-3:]] if len(parts) > 3 else parts
         size = sum(map(len, whole))
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            done = os.writev(descriptor, whole)
-            if done < size:
-                file.write(b"".join(whole)[done:])
-            return partial, os.pread(descriptor, size + 1, 0)
+        try:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                done = os.writev(descriptor, whole)
+                rest = memoryview(b"".join(whole))[done:] if done < size else memoryview(b"")
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+                return partial, os.pread(descriptor, size + 1, 0)
+        except OSError as error:  # no fault of the file: the run ends
+            partial.unlink(missing_ok=True)
+            raise unwritable(self.out, error) from None
 
     def row(
         self,

@@ -1,6 +1,7 @@
 """The source store: walked without following links, opened for reading only, and what is no DICOM file named."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _MAGIC = [  # (offset, bytes, kind)
     (344, b"n+1\0", "image"),
     (344, b"ni1\0", "image"),
 ]
+
+
+PARTIAL = re.compile(rb"\.[0-9a-f]{16}\.part")  # what an inbox writes to until a file is whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def _input(entry: os.DirEntry[bytes]) -> Input:
         status = entry.stat(follow_symlinks=False)
     except OSError:
         return Input(entry.path, kind="unreadable")
-    kind = "" if stat.S_ISREG(status.st_mode) else "special"
+    kind = "special" if not stat.S_ISREG(status.st_mode) else "partial" if PARTIAL.fullmatch(entry.name) else ""
     return Input(entry.path, status.st_size, status.st_mtime_ns, status.st_ino, kind)
 
 

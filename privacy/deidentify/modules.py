@@ -195,6 +195,7 @@ PartialFourier PartialFourierDirection ParallelAcquisition ParallelAcquisitionTe
 ParallelReductionFactorOutOfPlane ParallelReductionFactorSecondInPlane MRImagingModifierSequence MagnetizationTransfer
 BloodSignalNulling Tagging TransmitterFrequency PixelBandwidth MRReceiveCoilSequence ReceiveCoilType
 QuadratureReceiveCoil MRTransmitCoilSequence TransmitCoilType MRAveragesSequence NumberOfAverages MRDiffusionSequence
+MultiPlanarExcitation
 DiffusionBValue DiffusionDirectionality DiffusionGradientDirectionSequence DiffusionGradientOrientation
 DiffusionAnisotropyType MRVelocityEncodingSequence VelocityEncodingMinimumValue VelocityEncodingMaximumValue
 ResonantNucleus KSpaceFiltering MagneticFieldStrength ApplicableSafetyStandardAgency PulseSequenceName
@@ -211,7 +212,8 @@ ScatterFractionFactor DecayCorrected AttenuationCorrected ScatterCorrected DeadT
 GantryMotionCorrected PatientMotionCorrected CountLossNormalizationCorrected SensitivityCalibrated
 RadiopharmaceuticalInformationSequence RadionuclideCodeSequence RadionuclideTotalDose RadionuclideHalfLife
 RadionuclidePositronFraction RadiopharmaceuticalStartDateTime Units TimeOfFlightInformationUsed
-DecayCorrectionDateTime
+NonUniformRadialSamplingCorrected DetectorNormalizationCorrection TypeOfDetectorMotion TransverseDetectorSeparation
+AxialDetectorDimension TableMotion ViewCodeSequence SliceProgressionDirection DecayCorrectionDateTime
 """
 SEG = """
 SegmentationType:1 SegmentationFractionalType MaximumFractionalValue SegmentSequence:1 SegmentNumber:1 SegmentLabel:1
@@ -262,7 +264,7 @@ ToleranceTableNumber:1 ReferencedToleranceTableNumber GantryPitchAngle
 
 _RT = [PATIENT, STUDY, SERIES, EQUIPMENT, INSTANCE, CODE, REFERENCES, RT_SERIES]
 _ENHANCED = [*IMAGE_OBJECT, ENHANCED_EQUIPMENT, FRAME_OF_REFERENCE, FUNCTIONAL_GROUPS, CONTRAST]
-_PROJECTION = [*IMAGE_OBJECT, EXPOSURE, PROJECTION, CONTRAST]
+_PROJECTION = [*IMAGE_OBJECT, EXPOSURE, PROJECTION, CONTRAST, "AcquisitionContextSequence:2"]
 
 AT_RISK = frozenset(["US", "SC", "XA", "CR", "DX", "MG", "NM"])  # classes whose every frame is looked at for burned-in text
 

@@ -81,13 +81,21 @@ def _standard(value: bytes) -> bool:
 
 
 def new_key(path: Path) -> bytes:
-    """Write a fresh key where there is none yet, readable by its owner alone."""
+    """Write a fresh key, whole or not at all, readable by its owner alone; the one that is there, where another process
+    was first."""
     key = secrets.token_bytes(32)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    fresh = path.with_name(f".{secrets.token_hex(8)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(fresh, path)
+    except FileExistsError:
+        return read_key(path)
+    finally:
+        fresh.unlink(missing_ok=True)
     return key
 
 

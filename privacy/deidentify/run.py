@@ -8,20 +8,21 @@ import ctypes
 import fcntl
 import json
 import os
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedvision.errors import ConfigError
+from fedvision.errors import ConfigError, DataError
 from privacy.deidentify import manifest
-from privacy.deidentify.instance import Deidentifier, Outcome, load
+from privacy.deidentify.instance import Deidentifier, Outcome, load, unwritable
 from privacy.deidentify.intake import Input, walk
 from privacy.deidentify.policy import EDITION, MEANINGS, Policy, rule_set
-from privacy.deidentify.states import State
+from privacy.deidentify.states import OF_THE_RUN, State, Summary
 from privacy.deidentify.vault import Vault, sealed_input, site_key
 from privacy.deidentify.workers import Pool
 
@@ -29,41 +30,6 @@ BATCH = 128  # files that get their names and their ledger rows together
 LONGEST_BATCH = 2.0  # seconds
 
 Progress = Callable[[int, int], None]  # (files done, files in all)
-
-
-@dataclass
-class Summary:
-    """What a run did: every input in one state.  Times in seconds."""
-
-    inputs: int = 0
-    states: dict[str, int] = field(default_factory=dict)
-    codes: dict[str, int] = field(default_factory=dict)
-    outputs: int = 0
-    fresh: int = 0
-    waiting: int = 0
-    seconds: float = 0.0
-    sync_seconds: float = 0.0
-    head: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether each input is in exactly one state."""
-        return self.inputs == sum(self.states.values())
-
-    def as_json(self) -> dict[str, Any]:
-        """The counts, as summary.json and --json give them."""
-        return {
-            "inputs": self.inputs,
-            "states": self.states,
-            "codes": self.codes,
-            "adds_up": self.adds_up,
-            "outputs": self.outputs,
-            "fresh": self.fresh,
-            "waiting": self.waiting,
-            "seconds": round(self.seconds, 3),
-            "sync_seconds": round(self.sync_seconds, 3),
-            **self.head,
-        }
 
 
 def _no_progress(done: int, total: int) -> None:
@@ -85,18 +51,21 @@ def deidentify(
 
     settle: files changed within so many seconds are left for a later run (an inbox that is still being filled).
     ConfigError where folders lie in each other, or `out` holds other things; the lock of a running run is respected.
+    DataError where `out` or the vault cannot be written to, e.g. on a full disk: what is in the ledger stays done.
     """
     _apart(store, out, site)
-    key = site_key(site, create=True)
-    _prepare(out)
-    vault = Vault(site, key)
     try:
-        with open(out / ".partial" / "lock", "w") as lock:
+        key = site_key(site, create=True)
+        _prepare(out)
+        with closing(Vault(site, key)) as vault, open(out / ".partial" / "lock", "w") as lock:
             _lock(lock.fileno(), out)
-            run = Run(store, out, vault, key, policy, workers, progress, settle)
-            return run.go()
-    finally:
-        vault.close()
+            return Run(store, out, vault, key, policy, workers, progress, settle).go()
+    except OSError as error:
+        raise unwritable(out, error) from None
+    except sqlite3.OperationalError as error:
+        raise DataError(
+            f"the vault in {site} cannot be used: {error}; see to its disk and rights, and that no other run uses it, and run again"
+        ) from None
 
 
 def _apart(store: Path, out: Path, site: Path) -> None:
@@ -160,6 +129,9 @@ class Run:
             self._commit_all(pool.outcomes(self._tasks()))
             self._commit_all(pool.outcomes(self._series_with_text()))
             self._commit_all(pool.outcomes(self._left_alone()))
+        if self.summary.fresh:
+            self._moved()
+            self._outdated()
         if not self.clean:
             self._sweep()
         self._close(begin)
@@ -296,6 +268,32 @@ class Run:
         held = "SET state = 'quarantined', code = 'UID_CONFLICT', name = '', row = '{}'"
         self.vault.db.execute("UPDATE inputs " + where.format(held), known)
 
+    def _moved(self) -> None:
+        """What lies elsewhere than before is no duplicate of itself: where the first input is gone, the copy is its own."""
+        db, known = self.vault.db, (self.number, self.run)
+        found = db.execute("SELECT path, instance FROM inputs WHERE out = ? AND run = ? AND state = 'duplicate'", known).fetchall()
+        gone = "SELECT path, name, row FROM inputs INDEXED BY by_instance"
+        gone += " WHERE out = ? AND instance = ? AND state = 'deidentified' AND run <> ? AND rules = ?"
+        db.execute("BEGIN IMMEDIATE")
+        for path, instance in found:
+            for old, name, row in db.execute(gone, (self.number, instance, self.run, self.rules)).fetchall():
+                db.execute("DELETE FROM inputs WHERE out = ? AND path = ?", (self.number, old))
+                change = "UPDATE inputs SET state = 'deidentified', name = ?, row = ? WHERE out = ? AND path = ?"
+                db.execute(change, (name, row, self.number, path))
+        db.execute("COMMIT")
+
+    def _outdated(self) -> None:
+        """Copies under other rules or another key, whose inputs are gone: they cannot be made anew, and OUT has one set of
+        rules."""
+        db = self.vault.db
+        old = db.execute("SELECT path, name FROM inputs WHERE out = ? AND state = 'deidentified' AND rules <> ?", (self.number, self.rules))
+        db.execute("BEGIN IMMEDIATE")
+        for path, name in old.fetchall():
+            db.execute("DELETE FROM inputs WHERE out = ? AND path = ?", (self.number, path))
+            if db.execute("SELECT 1 FROM inputs WHERE out = ? AND name = ?", (self.number, name)).fetchone() is None:
+                (self.out / name).unlink(missing_ok=True)
+        db.execute("COMMIT")
+
     def _forget(self, path: bytes, name: str) -> None:
         """Take away what an earlier run made of a file that has changed since."""
         old = self.before.pop(path, "")
@@ -357,7 +355,7 @@ class Run:
         summary.states, summary.codes = dict(states), dict(sorted(codes.items()))
         digest, summary.outputs = self._manifest()
         summary.head = self._head(digest)
-        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if "seconds" not in key})
+        manifest.write_summary(self.out, {key: value for key, value in summary.as_json().items() if key not in OF_THE_RUN})
         self.vault.finish(self.run)
         summary.seconds = time.monotonic() - begin
         if not summary.adds_up:

@@ -1,6 +1,8 @@
-"""What can become of an input: exactly one state, with a code that holds nothing of the patient."""
+"""What can become of an input: exactly one state, with a code that holds nothing of the patient; and their counts."""
 
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class State(StrEnum):
@@ -15,6 +17,7 @@ class State(StrEnum):
 SKIPS = {
     "symlink": "a symbolic link; only the files of the store itself are read",
     "special": "a FIFO, socket or device",
+    "partial": "a file that the receiver has not finished; the whole one comes under another name",
     "archive": "a zip, gzip, tar, 7z, xz, bzip2 or zstd archive; unpack it and point to the folder",
     "document": "a PDF, XML, HTML, JSON or plain text",
     "image": "a picture without a DICOM header (PNG, JPEG, GIF, BMP, TIFF, NIfTI)",
@@ -72,3 +75,41 @@ class Skipped(Exception):
     def __init__(self, kind: str):
         super().__init__(f"{kind}: {SKIPS[kind]}")
         self.kind = kind
+
+
+OF_THE_RUN = {"fresh", "waiting", "seconds", "sync_seconds"}  # how a run went: no part of what it leaves, however often it was stopped
+
+
+@dataclass
+class Summary:
+    """What a run did: every input in one state.  Times in seconds."""
+
+    inputs: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    codes: dict[str, int] = field(default_factory=dict)
+    outputs: int = 0
+    fresh: int = 0
+    waiting: int = 0
+    seconds: float = 0.0
+    sync_seconds: float = 0.0
+    head: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether each input is in exactly one state."""
+        return self.inputs == sum(self.states.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The counts, as summary.json and --json give them."""
+        return {
+            "inputs": self.inputs,
+            "states": self.states,
+            "codes": self.codes,
+            "adds_up": self.adds_up,
+            "outputs": self.outputs,
+            "fresh": self.fresh,
+            "waiting": self.waiting,
+            "seconds": round(self.seconds, 3),
+            "sync_seconds": round(self.sync_seconds, 3),
+            **self.head,
+        }

@@ -23,6 +23,8 @@ def same_pixels(original: Original, out: list[Found]) -> None:
 
         size = _number(original, 0x00280100) // 8
         old = np.frombuffer(old, f">u{size}").astype(f"<u{size}").tobytes()
+    if not old and not new:  # an image's header alone
+        return
     if original.first.get(0x00020010, b"").rstrip(b"\0 ") not in _NATIVE:
         _same_streams(old, new, original)
     elif new != old:

@@ -48,7 +48,7 @@ def site_key(folder: Path, create: bool) -> bytes:
     if not (folder / "key").exists():
         if not create:
             raise ConfigError(f"there is no site key in {folder}; `--site` names the folder that `fedvision dicom deidentify` made")
-        if (folder / "vault.sqlite").exists():
+        if (folder / "vault.sqlite").exists() and not (folder / "key").exists():  # asked again: another process may be making both
             raise ConfigError(f"{folder} has a vault but no key: put the key back; a new one could not open the vault")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return new_key(folder / "key")

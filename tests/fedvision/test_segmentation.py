@@ -50,6 +50,13 @@ def test_cross_entropy_is_the_mean_over_the_known_pixels_of_each_image_by_hand()
     assert focal.item() == pytest.approx((0.25 * math.log(2) - 0.04 * math.log(0.8)) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.3, 0.5, 1.0, 2.0])
+def test_the_slope_of_the_focal_loss_is_a_number_where_the_network_is_sure_and_right(gamma: float) -> None:
+    sure = torch.tensor([100.0, -100.0]).reshape(1, 2, 1, 1).requires_grad_()
+    regions.cross_entropy(sure, torch.zeros(1, 1, 1, dtype=torch.uint8), gamma=gamma).sum().backward()
+    assert sure.grad is not None and torch.equal(sure.grad, torch.zeros(1, 2, 1, 1))
+
+
 def test_dice_and_tversky_by_hand() -> None:
     logits, targets = logits_of([[0.5, 0.8, 0.9]]), torch.tensor([[[0, 1, UNKNOWN]]], dtype=torch.uint8)
     right, said = 0.8, 0.5 + 0.8

@@ -91,9 +91,18 @@ def test_a_run_labels_pictures_and_arrays_of_any_size_and_refuses_others_by_name
         ("a.png", "o.jpg", r"as .npy, .png, .nii or .nii.gz"),
         ("a.png", "o.nii.gz", "a NIfTI file holds a volume"),
         ("a.png", "none/o.png", "there is no folder"),
+        ("a.png", "a.png", "would be written over the image"),
     ):
         with pytest.raises(FedvisionError, match=said):
             segment_file(folder.path, tmp_path / image, tmp_path / out)
+    for window, overlap, said in (
+        (0, 0.25, "--window 0"),
+        (-5, 0.25, "--window -5"),
+        (16, 1.0, "--overlap 1"),
+        (16, -0.1, "--overlap -0.1"),
+    ):
+        with pytest.raises(FedvisionError, match=said):
+            segment_file(folder.path, tmp_path / "a.png", tmp_path / "o.png", window, overlap)
 
 
 def test_a_volume_is_labelled_as_its_array_and_keeps_its_place_in_space(tmp_path: Path) -> None:
@@ -113,6 +122,9 @@ def test_a_volume_is_labelled_as_its_array_and_keeps_its_place_in_space(tmp_path
         found = nibabel.load(tmp_path / out)
         assert np.array_equal(np.asarray(found.dataobj), wanted.transpose(2, 1, 0)) and np.allclose(found.affine, affine)
         assert list(counts.values()) == np.bincount(wanted.ravel(), minlength=3).tolist()
+    nibabel.save(nibabel.Nifti1Image(values[..., None].repeat(2, 3), affine), tmp_path / "two.nii.gz")
+    with pytest.raises(FedvisionError, match=r"/two\.nii\.gz holds \[23, 31, 9, 2\], and the model takes"):
+        segment_file(folder.path, tmp_path / "two.nii.gz", tmp_path / "o.nii")
     with pytest.raises(FedvisionError, match="a PNG holds one plane"):
         segment_file(folder.path, tmp_path / "v.npy", tmp_path / "o.png")
 

@@ -1,7 +1,6 @@
-"""Accounts of a site: what their limits let through, what they count, and what they notice."""
+"""Accounts of a site: what they notice, who may spend, and what runs are charged."""
 
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -12,181 +11,48 @@ from typing import Any
 
 import numpy as np
 import pytest
+from spending import DELTA, an_event, limits_of, opened, spend
 from typer.testing import CliRunner
 
 from clients.answer import answer
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
-from fedvision.errors import AccountExhausted, BudgetExhausted, ConfigError, LedgerDamaged
+from fedvision.errors import ConfigError, LedgerDamaged
 from fedvision.experiment import Experiment
 from fedvision.schema import validate
 from fedvision.types import ClientUpdate, Declined, SiteId, TrainRequest
-from privacy.accountants import Phase, epsilon
 from privacy.budget import Budget, RunAccount
 from privacy.commands import app
-from privacy.ledger.figures import Event, rho
 from privacy.ledger.spent import books
 from privacy.ledger.terms import Terms
-from privacy.limits import Limit, Limits, over_rdp, shares
+from privacy.limits import Limit, Limits
 from privacy.plan import plan_of
 from privacy.site_account import site_account
 from simulations.run import simulate
 
-DELTA = 1e-5
-
-
-def _event(sigma: float = 4.0, rate: float = 1.0, **changes: Any) -> Event:
-    sampler = "poisson" if rate < 1 else "all"
-    values: dict[str, Any] = {"divisor": 10.0, "sampler": sampler, "unit": "subject", "relation": "add_remove", "delta": DELTA}
-    return Event("dp_sgd", sigma, 1.0, rate, 1, **(values | changes))
-
-
-def _limits(lifetime: float, per_run: float | None = None, **more: Any) -> Limits:
-    run = None if per_run is None else Limit.of(per_run, DELTA)
-    purposes = {name: Limit.of(e, DELTA) for name, e in more.pop("purposes", {}).items()}
-    return Limits(DELTA, more.pop("unit", "subject"), more.pop("relation", "add_remove"), Limit.of(lifetime, DELTA), run, purposes, **more)
-
-
-def _opened(folder: Path, limits: Limits) -> Budget:
-    return Budget(folder / "account", folder / "apart" / "account.head").open("patients", limits)
-
-
-def _spend(budget: Budget, run: str, event: Event, most: int = 1000, first: int = 0) -> int:
-    """Rounds that are let through before one is not."""
-    for number in range(first, first + most):
-        try:
-            budget.charge(run, event, number, 1)
-        except AccountExhausted:
-            return number - first
-    return most
-
-
-# ------------------------------------------------------------------------------------------------------ the filters
-
-
-@pytest.mark.parametrize(("sigma", "rate", "lifetime"), [(4.0, 1.0, 8.0), (1.0, 0.05, 3.0), (20.0, 1.0, 1.0)])
-def test_what_a_limit_lets_through_comes_to_between_two_thirds_and_all_of_it_by_the_tightest_accountant(
-    tmp_path: Path, sigma: float, rate: float, lifetime: float
-) -> None:
-    budget = _opened(tmp_path, _limits(lifetime))
-    budget.join("run", "research")
-    let = _spend(budget, "run", _event(sigma, rate))
-    assert 2 / 3 * lifetime <= epsilon([Phase(sigma, rate, let)], DELTA) <= lifetime
-
-
-def test_the_parts_of_delta_sum_to_one_and_every_order_pays_the_same_for_its_own() -> None:
-    golden = (math.sqrt(5) - 1) / 2  # x + x² = 1
-    assert shares((2.0, 3.0)) == pytest.approx((golden, golden**2))
-    assert shares((5.0,)) == pytest.approx((1.0,))
-
-
-def test_a_limit_lets_a_charge_through_while_one_of_its_orders_holds() -> None:
-    limit = Limit(3.0, (4.0, 8.0), (0.5, 0.5))
-    rooms = [3.0 - over_rdp(a, DELTA / 2) for a in (4.0, 8.0)]
-    assert rooms[0] < 0 < rooms[1]
-    for spent, holds in ((0.99 * rooms[1], True), (1.01 * rooms[1], False)):
-        assert limit.holds(np.array([9.0, spent]), DELTA) is holds
-    assert limit.used(np.array([math.inf, rooms[1] / 4]), DELTA) == pytest.approx(0.25)
-
-
-def test_a_limit_that_lets_nothing_through_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a limit of ε = 0\.001 .*lets nothing through"):
-        Limit.of(0.001, DELTA)
-
-
-def test_a_plan_fills_the_limit_that_was_made_for_it_exactly(tmp_path: Path) -> None:
-    event = _event(1.3, 0.1)
-    budget = _opened(tmp_path, Limits(DELTA, "subject", "add_remove", Limit.filled_by(event, 17, DELTA)))
-    budget.join("run", "research")
-    assert _spend(budget, "run", event) == 17
-
-
-def test_a_plan_that_comes_to_no_epsilon_at_all_at_its_delta_is_let_through_whole(tmp_path: Path) -> None:
-    event = _event(1000.0, delta=0.01)
-    limit = Limit.filled_by(event, 3, 0.01)
-    budget = _opened(tmp_path, Limits(0.01, "subject", "add_remove", limit))
-    budget.join("run", "research")
-    assert limit.epsilon == 0 and _spend(budget, "run", event, most=3) == 3
-
-
-def test_the_limits_per_run_and_per_purpose_hold_beside_that_of_a_lifetime(tmp_path: Path) -> None:
-    budget = _opened(tmp_path, _limits(6.0, 2.0, purposes={"research": 2.6, "product": 6.0}))
-    let = {}
-    for run, purpose in (("a", "research"), ("b", "research"), ("c", "research"), ("d", "product"), ("e", "product"), ("f", "marketing")):
-        budget.join(run, purpose)
-        let[run] = _spend(budget, run, _event(15.0))
-    assert let["a"] >= let["b"] > 0 == let["c"] == let["f"]
-    assert let["d"] == let["a"] and let["e"] > 0
-    over = [entry["over"] for entry in budget.declined]
-    assert over[0] == "the limit per run" and over[1] == "the limit for research" and "not for marketing" in over[-1]
-    assert {name: limit.epsilon_of(spent, DELTA) <= limit.epsilon for name, limit, spent in budget.standing("d")} == {
-        "the limit per run": True, "the limit for product": True, "the limit of its lifetime": True,
-    }  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------ what is counted
-
-
-@pytest.mark.parametrize(
-    ("unit", "relation", "event", "as_if"),
-    [
-        ("subject", "add_remove", {"relation": "replace_one"}, {"sigma": 4.0, "relation": "add_remove"}),
-        ("subject", "replace_one", {}, {"sigma": 2.0, "relation": "add_remove"}),
-        ("subject", "add_remove", {"unit": "site"}, {"sigma": 2.0, "relation": "add_remove"}),
-        ("example", "add_remove", {"unit": "subject"}, {"sigma": 2.0, "relation": "add_remove"}),
-        ("subject", "add_remove", {"unit": "example"}, {"sigma": 1.0, "relation": "add_remove"}),  # at most 4 examples a subject
-    ],
-)
-def test_events_of_another_kind_are_counted_by_how_far_a_unit_can_move_the_sum(
-    unit: str, relation: str, event: dict[str, str], as_if: dict[str, Any]
-) -> None:
-    limits = _limits(9.0, unit=unit, relation=relation, examples=4 if unit == "subject" else None)
-    orders = (2.0, 8.0, 32.0)
-    found, expected = rho(limits.counted(_event(**event)), orders), rho(_event(**as_if), orders)
-    assert np.allclose(found, expected)
-
-
-def test_events_that_no_rule_covers_are_declined_with_the_way_out() -> None:
-    for limits, event in ((_limits(9.0), _event(unit="example")), (_limits(9.0, examples=4), _event(rate=0.1, unit="example"))):
-        with pytest.raises(
-            BudgetExhausted, match=r"privacy\.unit = example, and the site's account is of a subject.*ask with privacy\.unit = subject"
-        ):
-            limits.counted(event)
-    with pytest.raises(BudgetExhausted, match="account is of a site"):
-        _limits(9.0, unit="site").counted(_event())
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [({"delta": 0.0}, "delta 0"), ({"unit": "image"}, "unit 'image'"), ({"relation": "swap"}, "relation 'swap'"), ({"examples": 0}, "examples = 0")],
-)  # fmt: skip
-def test_limits_that_cannot_be_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Limits(**({"delta": DELTA, "unit": "subject", "relation": "add_remove", "lifetime": Limit.of(3.0, DELTA)} | changes))
-
 
 def test_an_account_is_for_its_subjects_whatever_becomes_of_files_and_its_limits_are_for_good(tmp_path: Path) -> None:
-    limits = _limits(3.0, 1.0, purposes={"research": 2.0})
-    first = _opened(tmp_path, limits)
+    limits = limits_of(3.0, 1.0, purposes={"research": 2.0})
+    first = opened(tmp_path, limits)
     first.join("2025", "research")
-    first.charge("2025", _event(30.0), 0, 1)
-    other = _opened(tmp_path, limits)  # another data set of the same subjects
+    first.charge("2025", an_event(30.0), 0, 1)
+    other = opened(tmp_path, limits)  # another data set of the same subjects
     other.join("2026", "research")
-    other.charge("2026", _event(30.0), 0, 1)
+    other.charge("2026", an_event(30.0), 0, 1)
     lifetime = [limits.orders.index(order) for order in limits.lifetime.orders]
     assert first.read().lifetime() == pytest.approx(2 * first.runs["2025"].rho[lifetime])
     with pytest.raises(ConfigError, match="for good; open another account"):
-        _opened(tmp_path, _limits(4.0))
+        opened(tmp_path, limits_of(4.0))
 
 
 # -------------------------------------------------------------------------------------------------- what is noticed
 
 
 def _charged(folder: Path, rounds: int = 3) -> Budget:
-    budget = _opened(folder, _limits(9.0))
+    budget = opened(folder, limits_of(9.0))
     budget.join("run", "research")
     for number in range(rounds):
-        budget.settle(budget.charge("run", _event(30.0), number, 1))
+        budget.settle(budget.charge("run", an_event(30.0), number, 1))
     return budget
 
 
@@ -217,7 +83,7 @@ def test_an_account_whose_entries_are_none_of_an_account_spends_no_more(was: byt
 def test_an_older_account_put_back_is_noticed_and_so_is_one_that_was_removed(tmp_path: Path) -> None:
     budget = _charged(tmp_path)
     older = budget.path.read_bytes()
-    budget.charge("run", _event(30.0), 3, 1)
+    budget.charge("run", an_event(30.0), 3, 1)
     budget.path.write_bytes(older)
     with pytest.raises(LedgerDamaged, match="an older file was put back"):
         Budget(budget.path.parent, tmp_path / "apart" / "account.head").read()
@@ -241,15 +107,15 @@ def test_there_is_no_account_until_the_site_opens_one(tmp_path: Path) -> None:
 def _race(folder: Path, run: str, got: Any) -> None:
     budget = Budget(folder / "account", folder / "apart" / "account.head").read()
     budget.join(run, "research")
-    got.put(_spend(budget, run, _event(4.0)))
+    got.put(spend(budget, run, an_event(4.0)))
 
 
 def test_two_processes_cannot_both_spend_the_last_of_it(tmp_path: Path) -> None:
-    limits = _limits(9.0)
-    alone = _opened(tmp_path / "alone", limits)
+    limits = limits_of(9.0)
+    alone = opened(tmp_path / "alone", limits)
     alone.join("run", "research")
-    whole = _spend(alone, "run", _event(4.0))
-    _opened(tmp_path, limits)
+    whole = spend(alone, "run", an_event(4.0))
+    opened(tmp_path, limits)
     context = multiprocessing.get_context("fork")
     got = context.Queue()
     racers = [context.Process(target=_race, args=(tmp_path, f"run {n}", got)) for n in range(3)]
@@ -265,13 +131,13 @@ def _release_for_ever(folder: Path, number: int) -> None:
     budget.join("run", "research")
     with (folder / "released").open("ab", buffering=0) as released:
         for round in range(10_000):
-            charge = budget.charge("run", _event(300.0), 1000 * number + round, 1)
+            charge = budget.charge("run", an_event(300.0), 1000 * number + round, 1)
             released.write(b".")  # the update leaves the site
             budget.settle(charge)
 
 
 def test_killed_at_any_moment_what_was_spent_is_never_below_what_was_released(tmp_path: Path) -> None:
-    _opened(tmp_path, _limits(50.0))
+    opened(tmp_path, limits_of(50.0))
     context, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
     for number in range(8):
         child = context.Process(target=_release_for_ever, args=(tmp_path, number))
@@ -426,7 +292,7 @@ def test_an_account_is_opened_and_shown_on_the_command_line(tmp_path: Path, monk
     )
     budget = Budget(Path(folder), Path(pointer["head"])).read()
     budget.join("run", "research")
-    assert _spend(budget, "run", _event(4.0)) > 0
+    assert spend(budget, "run", an_event(4.0)) > 0
     told = json.loads(_said("show", folder, "--json"))
     assert {row["name"]: row["epsilon"] for row in told["limits"]} == {"lifetime": 8.0, "purpose research": 5.0}
     assert all(0 < row["used"] < 1 and 0 < row["spent"] < row["epsilon"] for row in told["limits"])

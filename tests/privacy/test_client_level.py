@@ -114,6 +114,13 @@ def test_a_site_that_is_not_there_moves_the_share_by_half_a_bit_either_way() -> 
     assert shares[1] - shares[0] == pytest.approx(0.5) and shares[2] - shares[0] == pytest.approx(-0.5)
 
 
+def test_the_share_of_sites_within_the_clip_norm_has_noise_of_the_stated_deviation() -> None:
+    strategy = CentralNoise(make_strategy(FEDAVG), _spec(adaptive={"noise": 3.0}), 0.9, sites=10)
+    sent = _sum(_layout(2, adaptive=True), [np.zeros(2)] * 10, [True] * 10)
+    sums = [10 * strategy._share(sent, for_simulation_only(n)) for n in range(400)]
+    assert np.std(sums) == pytest.approx(3.0, rel=0.15) and np.mean(sums) == pytest.approx(10.0, abs=0.6)
+
+
 def test_the_two_releases_of_an_adaptive_round_cost_what_one_gaussian_does() -> None:
     sigma, bits = 1.0, 2.0
     updates = noise_of_updates(sigma, Adaptive(noise=bits))

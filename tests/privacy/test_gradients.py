@@ -129,6 +129,14 @@ def test_a_unit_whose_gradient_is_not_finite_adds_nothing_and_spoils_no_other(va
         assert torch.allclose(total, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False).eval()])
+def test_a_batch_norm_that_reads_the_batch_has_no_gradients_of_single_images(norm: nn.Module) -> None:
+    model = nn.Sequential(norm, nn.Flatten(), nn.LazyLinear(2))
+    model(examples(3)[0])
+    with pytest.raises(ModelRefused, match="0 is a BatchNorm in training mode"):
+        UnitGradients(model, _names(model))
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model, (x, y) = made("conv"), examples(3)
     model[0].weight.requires_grad_(False)

@@ -212,6 +212,18 @@ def test_the_noise_of_an_update_is_that_of_its_steps(tmp_path: Path) -> None:
     assert moved.std() == pytest.approx(0.5 * np.sqrt(2) * 3.0 / 20.0, rel=0.05)
 
 
+def test_the_local_noise_of_an_update_is_that_of_the_clip_norm(tmp_path: Path) -> None:
+    """A site without examples sends σC of noise on each number, and nothing beside."""
+    privacy = _central(mechanism="local", noise_multiplier=2.0, clip=0.05)
+    values = {**json.loads(_experiment(model={"width": 64}).model_dump_json()), "training": {"epochs": 1, "batch_size": 32}}
+    data, bench, request = _opened(validate(Experiment, {**values, "privacy": privacy}, "test"), tmp_path)
+    nobody = dataclasses.replace(data.site(data.sites[0]), train=data.site(data.sites[0]).part("validation"))
+    reply = answer(request, nobody, bench)
+    assert isinstance(reply, ClientUpdate)
+    moved = reply.vector[bench.layout.span("weights")] / bench.layout.scale("weights")
+    assert moved.std() == pytest.approx(2.0 * 0.05, rel=0.05)
+
+
 # -------------------------------------------------------------------------------------------------------- whole runs
 
 

@@ -1,7 +1,9 @@
 """A segmentation from its config to its report."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from segments import experiment, squares
 from fedvision.errors import ConfigError
 from fedvision.tracking.folder import RunFolder
 from simulations.baselines import centralised, local
+from simulations.engines import ENGINES
 from simulations.pictures import shown
 from simulations.run import simulate
 
@@ -107,35 +110,73 @@ def test_volumes_of_several_channels_are_learned_and_shown(tmp_path: Path) -> No
     assert squares(depth=5, channels=2).shape == (2, 5, 13, 11)
 
 
-def test_a_run_that_is_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_plain_one(tmp_path: Path) -> None:
-    plain, summary = simulate(experiment(**PUBLIC), tmp_path / "plain", None, quiet=True)
-    masked, other = simulate(experiment(**PUBLIC, secure_aggregation={"enabled": True}), tmp_path / "masked", None, quiet=True)
-    assert summary["model_sha256"] == other["model_sha256"] and masked.path != plain.path
+class PowerCut(Exception):
+    """The machine goes down."""
 
-    class Stop(Exception):
-        pass
 
-    def stops(setting: object, conduct: object) -> dict:  # type: ignore[type-arg]
-        from simulations.engines import ENGINES
+def cut(name: str) -> Callable[..., Any]:
+    """The engine of that name, until the second round begins."""
 
-        class Broken:
-            def __init__(self, exchange: object):
-                self.exchange, self.rounds = exchange, 0
+    def engine(setting: Any, conduct: Any) -> Any:
+        def failing(exchange: Any) -> Any:
+            ask = exchange.ask
 
-            def __getattr__(self, name: str) -> object:
-                return getattr(self.exchange, name)
+            def until(requests: Any) -> Any:
+                if any(request.round == 1 for request in requests.values()):
+                    raise PowerCut
+                return ask(requests)
 
-            def ask(self, requests: dict) -> object:  # type: ignore[type-arg]
-                if next(iter(requests.values())).round == 1:
-                    raise Stop
-                return self.exchange.ask(requests)  # type: ignore[attr-defined]
+            exchange.ask = until
+            return conduct(exchange)
 
-        return ENGINES["inline"](setting, lambda exchange: conduct(Broken(exchange)))  # type: ignore[arg-type,operator,return-value]
+        return ENGINES[name](setting, failing)
 
-    with pytest.raises(Stop):
-        simulate(experiment(**PUBLIC), tmp_path / "cut", None, quiet=True, engine=stops)  # type: ignore[arg-type]
+    return engine
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a loop that nobody cut or masked."""
+    return simulate(experiment(**PUBLIC), tmp_path_factory.mktemp("clear") / "run", None, quiet=True)[1]
+
+
+MASKED = {"secure_aggregation": {"enabled": True}}
+
+
+def test_a_run_that_is_cut_and_resumed_and_one_that_is_masked_end_at_the_bytes_of_the_plain_one(
+    clear: dict[str, Any], tmp_path: Path
+) -> None:
+    _, masked = simulate(experiment(**PUBLIC, **MASKED), tmp_path / "masked", None, quiet=True)
+    with pytest.raises(PowerCut):
+        simulate(experiment(**PUBLIC), tmp_path / "cut", None, quiet=True, engine=cut("inline"))
     _, resumed = simulate(experiment(**PUBLIC), None, tmp_path / "cut", quiet=True)
-    assert resumed["model_sha256"] == summary["model_sha256"]
+    assert {own["model_sha256"] for own in (masked, resumed)} == {clear["model_sha256"]} and masked["metrics"] == clear["metrics"]
+
+
+TWO = {"engine": {"name": "ray", "workers": 2}}
+
+
+@pytest.mark.ray
+def test_a_masked_run_on_two_workers_that_is_cut_and_resumed_ends_at_the_bytes_of_a_loop_in_the_clear(
+    a_ray: object, clear: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(PowerCut):
+        simulate(experiment(**PUBLIC, **MASKED, **TWO), tmp_path / "cut", None, quiet=True, engine=cut("ray"))
+    _, resumed = simulate(experiment(**PUBLIC, **MASKED, **TWO), None, tmp_path / "cut", quiet=True)
+    assert resumed["model_sha256"] == clear["model_sha256"] and resumed["metrics"] == clear["metrics"]
+
+
+@pytest.mark.ray
+def test_a_private_masked_run_on_two_workers_promises_what_a_private_loop_does(a_ray: object, tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        **PUBLIC,
+        "federation": {**PUBLIC["federation"], "weighting": "uniform"},
+        "privacy": {"mechanism": "dp_sgd", "noise_multiplier": 1.0, "delta": 1e-5, "sampling_rate": 0.4, "divisor": 3},
+        "training": {"batch_size": None, "epochs": None, "steps": 2},
+    }
+    _, loop = simulate(experiment(**own), tmp_path / "loop", None, quiet=True)
+    _, two = simulate(experiment(**own, **MASKED, **TWO), tmp_path / "two", None, quiet=True)
+    assert two["status"] == "completed" and two["privacy"]["epsilon"] == loop["privacy"]["epsilon"] > 0
 
 
 def test_many_sites_at_once_end_where_a_loop_ends_and_refuse_the_boundary_loss_saying_why(tmp_path: Path) -> None:

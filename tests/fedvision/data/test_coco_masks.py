@@ -61,20 +61,36 @@ def test_what_two_classes_claim_and_what_a_crowd_claims_alone_is_not_known(tmp_p
 
 
 BAD = {
-    "corner outside": ([road([[1.0, 1.0, 9.0, 1.0, 9.0, 3.0]])], {}, "does not decode", r"corner at \(9, 1\), and the image has 5 × 4"),
-    "two corners": ([road([[1.0, 1.0, 2.0, 2.0]])], {}, "does not decode", "a polygon of 4 numbers, and three corners or more"),
-    "not a number": ([road([[1.0, 1.0, float("nan"), 2.0, 3.0, 3.0]])], {}, "does not decode", "a polygon of 6 numbers"),
-    "no polygon": ([road([])], {}, "does not decode", "object 0 of a.png has no segmentation"),
-    "runs too short": ([road({"size": [4, 5], "counts": [5, 2]})], {}, "does not decode", "an RLE of 7 pixels, and its image has 20"),
+    "corner outside": (
+        [road([[1.0, 1.0, 9.0, 1.0, 9.0, 3.0]])],
+        {},
+        "their mask does not decode",
+        r"corner at \(9, 1\), and the image has 5 × 4",
+    ),
+    "two corners": ([road([[1.0, 1.0, 2.0, 2.0]])], {}, "their mask does not decode", "a polygon of 4 numbers, and three corners or more"),
+    "not a number": ([road([[1.0, 1.0, float("nan"), 2.0, 3.0, 3.0]])], {}, "their mask does not decode", "a polygon of 6 numbers"),
+    "no polygon": ([road([])], {}, "their mask does not decode", "object 0 of a.png has no segmentation"),
+    "runs too short": (
+        [road({"size": [4, 5], "counts": [5, 2]})],
+        {},
+        "their mask does not decode",
+        "an RLE of 7 pixels, and its image has 20",
+    ),
     "runs of another size": (
         [road({"size": [5, 4], "counts": [20]})],
         {},
-        "does not decode",
+        "their mask does not decode",
         r"of size \[5, 4\], and its image has \[4, 5\]",
     ),
-    "runs cut off": ([road({"size": [4, 5], "counts": "P"})], {}, "does not decode", "breaks off"),
-    "another size": ([], {"width": 6}, "is of another size", "a.png has 5 × 4 pixels, and its mask a.png 6 × 4"),
-    "nothing": ([], {}, "is empty", "a.png shows nothing but ground"),
+    "runs cut off": ([road({"size": [4, 5], "counts": "P"})], {}, "their mask does not decode", "breaks off"),
+    "another size": ([], {"width": 6}, "their mask is of another size", "a.png has 5 × 4 pixels, and its mask a.png 6 × 4"),
+    "no category": (
+        [{"category_id": 4, "segmentation": [SQUARE]}],
+        {},
+        "a class is out of range",
+        "is of category 4, and the categories are 3, 5, 9",
+    ),
+    "nothing": ([], {}, "their mask is empty", "a.png shows no class but ground"),
 }
 
 
@@ -84,13 +100,13 @@ def test_what_is_wrong_is_named_and_stops_or_is_left_out_and_counted(tmp_path: P
     with pytest.raises(DataError, match=f"{said}.*; set data.on_bad = skip"):
         read(tmp_path, objects, image, on_empty="bad")
     found = read(tmp_path, objects, image, on_empty="bad", on_bad="skip")
-    assert len(found) == 1 and found.notes[0].startswith(f"1 of the images left out, their mask {kind}: ")
+    assert len(found) == 1 and found.notes[0].startswith(f"1 of the images left out, {kind}: ")
 
 
 @pytest.mark.parametrize(
     ("objects", "image", "data", "said"),
     [
-        ([{"category_id": 4, "segmentation": [SQUARE]}], {}, {}, "an object of a.png is of category 4, and the categories are 3, 5, 9"),
+        ([road([SQUARE], image_id=1)], {}, {}, "an object is of image 1, which the file does not name"),
         ([], {}, {"classes": ["ground", "rode"]}, "data.classes names 'rode', and the categories of .* are road, roof, dog"),
         ([], {"file_name": "../a.png"}, {"images": "."}, "lies outside data.root"),
         ([], {"file_name": "b.png"}, {}, "names images/b.png more than once"),
@@ -101,6 +117,11 @@ def test_a_file_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=said):
         read(tmp_path, objects, image, **data)
+
+
+def test_objects_of_images_that_the_file_does_not_name_are_counted_where_the_config_says_skip(tmp_path: Path) -> None:
+    found = read(tmp_path, [road([SQUARE]), road([SQUARE], image_id=1)], on_bad="skip")
+    assert len(found) == 2 and found.notes == ("1 objects are of images that the file does not name",)
 
 
 def test_a_file_that_is_no_coco_is_refused(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_reading_keeps_a_few_pairs_in_memory_and_a_second_opening_reads_no_file_
         Image.fromarray(pictures[number]).save(tmp_path / f"images/{number:02}.png", compress_level=0)
         Image.fromarray(masks[number]).save(tmp_path / f"masks/{number:02}.png", compress_level=0)
     opened(laid_out(tmp_path / "small"), channels=1)  # imports what it imports
-    monkeypatch.setattr(prepared_masks, "_CHECKED", 0)
+    monkeypatch.setattr(known_files, "_CHECKED", 0)
     monkeypatch.setattr(known_files, "_SETTLED", -1.0)
     tracemalloc.start()
     found = opened(tmp_path, channels=1)
@@ -171,7 +171,7 @@ BAD = {
     _colour: ("their mask does not decode", "p2.png has the channels R, G, B: a mask has one"),
     _broken_mask: ("their mask does not decode", "p2.png does not decode as a mask"),
     _broken_image: ("their image does not decode", "p2.jpg does not decode"),
-    _empty: ("their mask is empty", "p2.png shows nothing but ground"),
+    _empty: ("their mask is empty", "p2.png shows no class but ground"),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedvision.data import tiff
+from fedvision.data import parts, tiff
 from fedvision.data.decode import decoded
 from fedvision.data.parts import opened
 from fedvision.errors import CorruptImage, DataError
@@ -91,6 +91,22 @@ def test_other_pictures_are_decoded_once_upright_and_as_training_reads_them(tmp_
     agree(tmp_path / "turned.png", np.rot90(COLOUR, -1), 3, tmp_path)
     agree(tmp_path / "deep.png", COLOUR[..., 0], 1, tmp_path)
     agree(tmp_path / "clear.png", np.where(X[..., None] < 40, 255, COLOUR).astype(np.uint8), 3, tmp_path)
+
+
+def test_what_must_be_decoded_whole_is_refused_where_that_takes_too_much_memory_and_the_way_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiff, "_LARGEST", HEIGHT * WIDTH - 1)  # pixels of one piece
+    Image.fromarray(COLOUR).save(tmp_path / "one.tif", compression="tiff_lzw", tiffinfo={278: HEIGHT})
+    Image.fromarray(COLOUR).save(tmp_path / "plain.png")
+    Image.fromarray(COLOUR).save(tmp_path / "turned.png", exif=_turned())
+    needed = {"plain.png": 4, "one.tif": 7, "turned.png": 8}  # bytes a pixel: Pillow's 4 of RGB, a second picture, libtiff's strip
+    for name, own in needed.items():
+        monkeypatch.setattr(parts, "_WHOLE", HEIGHT * WIDTH * own)
+        assert opened(tmp_path / name, 3, 2, WINDOW, tmp_path).sides == ((WIDTH, HEIGHT) if name == "turned.png" else (HEIGHT, WIDTH))
+        monkeypatch.setattr(parts, "_WHOLE", HEIGHT * WIDTH * own - 1)
+        with pytest.raises(DataError, match=rf"{name} cannot be read in parts, .* give it as a TIFF in tiles"):
+            opened(tmp_path / name, 3, 2, WINDOW, tmp_path)
 
 
 def _turned() -> Image.Exif:

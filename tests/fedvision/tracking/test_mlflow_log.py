@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import experiment_of, record_of
+from finished_runs import experiment_of, record_of
 
 from fedvision.tracking.folder import RunFolder
 from fedvision.tracking.mlflow_log import MlflowLog

@@ -5,7 +5,7 @@ import re
 import time
 
 import pytest
-from conftest import record_of
+from finished_runs import record_of
 
 from fedvision.tracking.progress import Progress
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import make_run, partition_of
+from finished_runs import make_run, partition_of
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.folder import RunFolder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import experiment_of, record_of
+from finished_runs import experiment_of, record_of
 
 from fedvision.errors import RunFolderError
 from fedvision.tracking.environment import cpu_model

@@ -173,3 +173,9 @@ def test_a_stream_that_lies_is_refused_and_walked_in_no_time(name):
 def test_native_pixels_that_begin_like_a_fragment_pass(bench):
     outcome, _ = bench().run(planted_file(base() | {0x7FE00010: ("OW", b"\xfe\xff\0\xe0" + bytes(124))}))
     assert outcome.state == "deidentified", outcome.note
+
+
+def test_the_header_of_a_compressed_object_passes_without_its_pixels(bench):
+    whole = file(JPEGBaseline8Bit, [jpeg(FRAMES[0])])
+    outcome, written = bench(options=["113107"]).run(whole[: whole.rindex(b"\xe0\x7f\x10\0OB")])
+    assert outcome.row["warnings"] == ["NO_PIXELS"] and b"\xe0\x7f\x10\0" not in written

@@ -66,3 +66,11 @@ def test_a_structure_set_points_to_the_copies_of_its_images_and_keeps_its_contou
     copied = found.ROIContourSequence[0].ContourSequence[0]
     assert copied.ContourImageSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
     assert [float(number) for number in copied.ContourData] == [0, 0, 1, 10.5, 0, 1, 5, -7.25, 1]
+
+
+def test_a_sequence_that_has_to_be_there_stays_without_what_was_in_it(bench):
+    concept = dataset({0x0040A040: ("CS", b"TEXT"), 0x0040A160: ("UT", b"Smith after surgery")})
+    sop_class = {0x00080016: ("UI", b"1.2.840.10008.5.1.4.1.1.1.1"), 0x00080060: ("CS", b"DX")}
+    outcome, written = bench().run(file(base() | sop_class | {0x00400555: ("SQ", items(concept))}))
+    found = pydicom.dcmread(io.BytesIO(written))
+    assert outcome.state == "deidentified" and list(found.AcquisitionContextSequence) == [] and b"Smith" not in written

@@ -89,3 +89,29 @@ def test_an_image_with_a_duplicate_in_a_series_with_text_is_blanked_under_its_na
     for path in out.glob("*/*/*.dcm"):
         assert pydicom.dcmread(path).pixel_array[:30].max() < written()[:30].max()
     assert len(list(out.glob("*/*/*.dcm"))) == 3 and not verify(out).findings
+
+
+def test_a_file_that_lies_elsewhere_than_before_is_no_duplicate_of_itself(place):
+    store, out, site = place
+    for number in (1, 2):
+        (store / f"{number}.dcm").write_bytes(file(base(number)))
+    deidentify(store, out, site, POLICY)
+    before = (out / "manifest.jsonl").read_bytes()
+    (store / "1.dcm").rename(store / "moved.dcm")
+    (store / "copy.dcm").write_bytes(file(base(2)))
+    summary = deidentify(store, out, site, POLICY)
+    assert (summary.states["deidentified"], summary.states["duplicate"], summary.outputs) == (2, 1, 2) and summary.adds_up
+    assert (out / "manifest.jsonl").read_bytes() == before and not verify(out).findings
+    assert deidentify(store, out, site, POLICY).fresh == 0
+
+
+def test_what_cannot_be_made_anew_under_new_rules_is_taken_away(place):
+    store, out, site = place
+    for number in (1, 2, 3):
+        (store / f"{number}.dcm").write_bytes(file(base(number)))
+    deidentify(store, out, site, POLICY)
+    (store / "1.dcm").unlink()
+    (store / "2.dcm").rename(store / "moved.dcm")
+    assert deidentify(store, out, site, POLICY).outputs == 3  # what has left the store keeps its copy, under the same rules
+    summary = deidentify(store, out, site, Policy(options=["113106"]))
+    assert summary.outputs == 2 == len(list(out.glob("*/*/*.dcm"))) and not verify(out).findings

@@ -107,7 +107,7 @@ def test_a_million_elements_are_the_limit(monkeypatch):
         reader.parse(file({}) + many)
 
 
-def test_links_fifos_and_sockets_are_named_and_not_followed(tmp_path):
+def test_links_fifos_and_what_is_still_being_received_are_named_and_not_read(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "SMITH.dcm").write_bytes(GOOD)
     store = tmp_path / "store"
@@ -117,7 +117,9 @@ def test_links_fifos_and_sockets_are_named_and_not_followed(tmp_path):
     (store / "outside").symlink_to(tmp_path / "outside")
     os.mkfifo(store / "fifo")
     (store / "real").write_bytes(GOOD)
+    (store / ".0123456789abcdef.part").write_bytes(GOOD)
     kinds = {os.path.basename(item.path): item.kind for item in walk(os.fsencode(store))}
+    assert kinds.pop(b".0123456789abcdef.part") == "partial"
     assert kinds == {b"fifo": "special", b"link": "symlink", b"loop": "symlink", b"outside": "symlink", b"real": ""}
 
 

@@ -1,25 +1,30 @@
 """What arrives by C-STORE or is fetched from a DICOMweb server ends in the inbox, whole, once, under a name that says
 nothing."""
 
+import http.server
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import pydicom
 import pytest
-from conftest import KEY
 from planted import base, file
 
 from fedvision.errors import ConfigError, DataError
 from privacy.deidentify.inbox import Inbox, fetch, first_part, receiver
 
+KEY = bytes(range(32))
 PLUGIN = next(iter(Path("/usr/share/orthanc/plugins").glob("libOrthancDicomWeb.so*")), None)
 
 
@@ -37,23 +42,43 @@ def test_the_same_object_is_kept_once_and_another_under_its_uid_beside_it(tmp_pa
     assert (tmp_path / "inbox").stat().st_mode & 0o077 == 0
 
 
-def test_a_sent_object_is_in_the_inbox_and_a_caller_that_may_not_send_is_rejected(tmp_path):
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    inbox = Inbox(tmp_path / "inbox", KEY)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: os.pread(-1, 1, 0))  # an OSError, as of a full disk
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        inbox.put("1.2.3", b"one")
+    assert not list((tmp_path / "inbox").iterdir())
+
+
+def test_a_sent_object_is_in_the_inbox_and_who_may_not_send_or_sends_too_much_is_turned_away(tmp_path, monkeypatch):
     pynetdicom = pytest.importorskip("pynetdicom")
-    inbox, port = Inbox(tmp_path / "inbox", KEY), free_port()
-    server = receiver(inbox, host="127.0.0.1", port=port, title="FEDVISION", callers=["SCANNER"])
-    try:
-        image = pydicom.dcmread(io.BytesIO(file(base())))
-        statuses = []
-        for title in ("SCANNER", "STRANGER"):
-            entity = pynetdicom.AE(ae_title=title)
-            entity.add_requested_context(image.SOPClassUID, "1.2.840.10008.1.2.1")
-            association = entity.associate("127.0.0.1", port, ae_title="FEDVISION")
-            statuses.append(association.send_c_store(image).Status if association.is_established else None)
+    monkeypatch.setattr("privacy.deidentify.inbox.LARGEST", 100_000)
+    port = free_port()
+    server = receiver(Inbox(tmp_path / "inbox", KEY), host="127.0.0.1", port=port, title="FEDVISION", callers=["SCANNER"])
+
+    def sent(title: str, to: str, rows: int) -> object:
+        image = pydicom.dcmread(io.BytesIO(file(base(rows=rows))))
+        entity = pynetdicom.AE(ae_title=title)
+        entity.add_requested_context(image.SOPClassUID, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", port, ae_title=to)
+        if not association.is_established:
+            return "rejected"
+        try:
+            return association.send_c_store(image).get("Status", "cut off")
+        finally:
             association.release()
+
+    try:
+        answers = [
+            sent("SCANNER", "FEDVISION", 8),
+            sent("STRANGER", "FEDVISION", 8),
+            sent("SCANNER", "OTHER", 8),
+            sent("SCANNER", "FEDVISION", 9000),
+        ]
     finally:
         server.shutdown()
-    (arrived,) = (tmp_path / "inbox").glob("*.dcm")
-    assert statuses == [0, None] and pydicom.dcmread(arrived).PatientID == "PLANTED-ID"
+    (arrived,) = (tmp_path / "inbox").iterdir()
+    assert answers == [0, "rejected", "rejected", "cut off"] and pydicom.dcmread(arrived).PatientID == "PLANTED-ID"
 
 
 def test_what_a_scanner_sends_to_the_commands_is_de_identified_while_they_run(tmp_path):
@@ -125,6 +150,49 @@ def test_what_is_no_dicomweb_server_is_said_to_be_none_without_a_uid(tmp_path):
         list(fetch(f"http://127.0.0.1:{free_port()}/dicom-web", Inbox(tmp_path, KEY)))
     with pytest.raises(DataError, match="multipart"):
         first_part(b"SMITH", "text/html")
+
+
+class Archive(http.server.BaseHTTPRequestHandler):
+    """A DICOMweb server of one series that knows no pages, and cuts its first answer with an instance in the middle."""
+
+    cuts: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        path = urllib.parse.urlsplit(self.path).path
+        number = path.rpartition("/instances/")[2]
+        if number.isdigit():
+            body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file(base(int(number))) + b"\r\n--x--"
+        else:
+            tag, values = {"studies": ("0020000D", ["1 2"]), "series": ("0020000E", ["3/4"])}.get(
+                path.rpartition("/")[2], ("00080018", [str(number) for number in range(12)])
+            )
+            assert path in ("/studies", "/studies/1%202/series", "/studies/1%202/series/3%2F4/instances")
+            body = json.dumps([{tag: {"Value": [value]}} for value in values]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", 'multipart/related; boundary="x"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        first = number == "7" and not self.cuts
+        self.cuts.extend(["7"] * first)
+        self.wfile.write(body[: len(body) // 2] if first else body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_an_answer_that_is_cut_leaves_nothing_and_the_next_fetch_goes_on_from_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("privacy.deidentify.inbox.PAGE", 5)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Archive)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url, inbox = f"http://127.0.0.1:{server.server_port}", Inbox(tmp_path / "inbox", KEY)
+        with pytest.raises(DataError, match="was cut"):
+            list(fetch(url, inbox))
+        assert len(list((tmp_path / "inbox").iterdir())) == 7
+        assert list(fetch(url, inbox)) == [False] * 7 + [True] * 5
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.skipif(

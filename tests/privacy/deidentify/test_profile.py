@@ -96,7 +96,7 @@ def test_a_structure_keeps_its_name_where_tg_263_or_the_site_has_it():
     assert terms.structure("Smith lesion 2", frozenset(["Smith lesion 2"])) == "Smith lesion 2"
 
 
-@pytest.mark.parametrize("text", [b"555-1234", b"1..2", b"SMITH", b"1.5mm", b"12-34\\5", b"0x10"])
+@pytest.mark.parametrize("text", [b"555-1234", b"1..2", b"SMITH", b"1.5mm", b"12-34\\5", b"0x10", b"1.2.840", b"12345678901234567"])
 def test_a_decimal_string_is_a_number_or_nothing(text):
     assert values.decimals(None, text) is None  # type: ignore[arg-type]
     assert values.decimals(None, text + b"\\1.0" * 100) is None  # type: ignore[arg-type]

@@ -81,6 +81,11 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
         read_key(tmp_path / "key")
 
 
+def test_of_two_that_make_a_key_at_once_both_get_the_first(tmp_path):
+    first = new_key(tmp_path / "key")
+    assert new_key(tmp_path / "key") == first and [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
 def test_a_vault_without_its_key_is_not_given_a_new_one(tmp_path):
     key = site_key(tmp_path / "site", create=True)
     Vault(tmp_path / "site", key).close()

@@ -106,6 +106,19 @@ def test_an_inbox_leaves_fresh_files_for_later(place):
     assert (summary.inputs, summary.waiting, summary.outputs) == (1, 2, 1)
 
 
+def test_a_full_disk_ends_the_run_and_blames_no_file(place, tmp_path):
+    store, out, site = place
+    (store / "large.dcm").write_bytes(file(base(9, rows=40_000)))
+    (tmp_path / "policy.yaml").write_text("options: ['113107']\n")
+    command = [sys.executable, "-m", "privacy.deidentify", "deidentify", str(store), str(out), "--site", str(site)]
+    command += ["--policy", str(tmp_path / "policy.yaml"), "--workers", "1"]
+    room = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)); os.execv(sys.argv[1], sys.argv[1:])"
+    ended = subprocess.run([sys.executable, "-c", room, *command], capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("DataError: ") and "File too large; make room" in ended.stderr
+    summary = deidentify(store, out, site, POLICY)  # with room again
+    assert summary.states["deidentified"] == 4 == summary.outputs and not summary.codes and not verify(out).findings
+
+
 @pytest.mark.parametrize("which", ["out in store", "site in out", "foreign out"])
 def test_folders_that_must_be_apart_are_refused(place, which):
     store, out, site = place
@@ -145,6 +158,7 @@ def test_after_kill_9_a_second_run_gives_what_an_undisturbed_one_gives(tmp_path)
         assert process.wait() == -signal.SIGKILL, "it was to be killed at work"
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert len({(tmp_path / out / "summary.json").read_bytes() for out in ("out", "whole")}) == 1
     assert not verify(tmp_path / "out").findings and not list((tmp_path / "out" / ".partial").glob("*.part"))
 
 

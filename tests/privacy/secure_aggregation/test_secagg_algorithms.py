@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_secagg_runs import experiment, summary
+from secagg_runs import experiment, summary
 
 from fedvision.algorithms import ALGORITHMS, AT_HOME, SEES_SINGLE_UPDATES, UNIFORM
 from fedvision.errors import ConfigError

@@ -1,47 +1,20 @@
 """Whole runs: the masked run ends at the plain run's bytes, whatever drops out, and after a crash in the middle."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from secagg_runs import conducted, experiment, new_folder, rounds, summary
 
 from clients.workbench import Workbench
 from fedvision.data.federation import open_federated
 from fedvision.errors import ConfigError, RoundFailed
-from fedvision.experiment import Experiment, load
-from fedvision.schema import validate
+from fedvision.experiment import load
 from fedvision.types import ClientUpdate, EvaluateRequest, SecureReply, SecureRequest, TrainRequest
 from privacy.secure_aggregation.messages import Begin, Masked, Open, Survivors, from_bytes
-from server.run import Assignment, federate
-from simulations.conditions import Troubled
 from simulations.inline import Inline
-from simulations.masked import founded
-from simulations.run import simulate
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-
-
-def experiment(masked: bool, **changes: Any) -> Experiment:
-    """Seven sites on digits, linear, two rounds."""
-    values: dict[str, Any] = {
-        "data": {"dataset": "digits"},
-        "partition": {"scheme": "iid", "sites": 7},
-        "federation": {"rounds": 2, "min_replies": 5, "max_examples": 1000},
-        "model": {"name": "mlp", "width": 4},
-        "training": {"batch_size": 50, "learning_rate": 0.5},
-        "evaluation": {"sites": "none", "server": {"test": 0.2}},
-        "encoding": {"bits": 32},
-        "secure_aggregation": {"enabled": masked},
-        "tracking": {"mlflow": None, "report": False},
-    }
-    for key, value in changes.items():
-        values[key] = {**values.get(key, {}), **value}
-    return validate(Experiment, values, "the test")
-
-
-def summary(tmp_path: Path, masked: bool, **changes: Any) -> dict[str, Any]:
-    return simulate(experiment(masked, **changes), tmp_path / f"{masked}", None, quiet=True)[1]
 
 
 @pytest.mark.parametrize(
@@ -145,10 +118,6 @@ def test_a_site_that_may_not_send_what_it_has_keeps_the_figure_to_itself(tmp_pat
     assert len(own) == 7 and all("e-" in line or "." in line for line in own)
 
 
-def rounds(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-
-
 def test_a_round_for_which_chance_draws_nobody_is_skipped(tmp_path):
     changes = {"federation": {"sampling": "poisson", "rate": 1e-9, "rounds": 1, "min_replies": 4, "on_missing": "skip"}}
     assert summary(tmp_path, True, **changes)["status"] == "completed"
@@ -158,63 +127,13 @@ def test_a_round_for_which_chance_draws_nobody_is_skipped(tmp_path):
 def test_rounds_that_fail_are_skipped_alike(tmp_path):
     changes = {"conditions": {"dropout": 0.35}, "federation": {"rounds": 4, "on_missing": "skip"}}
     plain, masked = (summary(tmp_path, on, **changes) for on in (False, True))
-    rounds = [json.loads(line) for line in (tmp_path / "True" / "rounds.jsonl").read_text().splitlines()]
-    assert {r["status"] for r in rounds} == {"counted", "skipped"}
+    assert {r["status"] for r in rounds(tmp_path / "True")} == {"counted", "skipped"}
     assert masked["model_sha256"] == plain["model_sha256"]
 
 
 def test_a_round_that_cannot_be_summed_says_why(tmp_path):
     with pytest.raises(RoundFailed, match="site-000 dropout"):
         summary(tmp_path, True, conditions={"dropout": 1.0}, federation={"rounds": 1, "max_attempts": 2})
-
-
-class Tapped:
-    """An exchange that keeps what passes, and breaks down at the n-th call."""
-
-    def __init__(self, exchange: Any, breaks_at: int = 10**9):
-        self.exchange, self.breaks_at, self.calls = exchange, breaks_at, 0
-        self.requests: list[Any] = []
-        self.replies: list[Any] = []
-
-    def ask(self, requests):
-        self.calls += 1
-        if self.calls == self.breaks_at:
-            raise KeyboardInterrupt
-        self.requests += requests.values()
-        for reply in self.exchange.ask(requests):
-            self.replies.append(reply)
-            yield reply
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.exchange, name)
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
-def conducted(folder: Any, e: Experiment, breaks_at: int = 10**9) -> tuple[Tapped, dict[str, Any] | None]:
-    """Run `e` in the folder over a tapped inline exchange, from where the folder stands."""
-    data = open_federated(e)
-    states = folder.path / "sites"
-    roster = founded(states, e, data.sites) if e.secure_aggregation.enabled else None
-    bench = Workbench.set_up(e, data.shape, data.classes, len(data.sites), states)
-    tapped = Tapped(Inline(data, bench), breaks_at)
-    exchange = Troubled(tapped, e.conditions, bench.layout, e.seed) if e.conditions.any else tapped
-    job = Assignment(e, folder, data.shape, data.classes, {"test": data.server("test")}, roster=roster)
-    try:
-        return tapped, federate(job, exchange, Quiet())
-    except KeyboardInterrupt:
-        return tapped, None
-
-
-def new_folder(e: Experiment, path: Path) -> Any:
-    from fedvision.tracking.folder import RunFolder
-
-    return RunFolder.create(e, "simulate", path)
 
 
 def test_the_coordinator_gets_masked_messages_and_nothing_else(tmp_path):
