@@ -16,7 +16,7 @@ table { border-collapse: collapse; width: 100% } th, td { text-align: left; padd
 solid #dde3ea; vertical-align: top }
 th { font-weight: 600; color: #51606f } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 nowrap }
-tr.sum td { font-weight: 600; border-top: 2px solid #9fb0c0 } code { font-size: .9em; overflow-wrap: anywhere }
+tr.sum td { font-weight: 600; border-top: 2px solid #9fb0c0 } code { font-size: .9em; overflow-wrap: anywhere } td code { white-space: nowrap }
 .bar { display: flex; height: 1.1rem; border-radius: .3rem; overflow: hidden; margin: 1rem 0 }
 .deidentified { background: #2b8a5a } .duplicate { background: #8fb8de } .skipped { background: #c9d1d9 } .quarantined
 { background: #d97b29 }

@@ -19,6 +19,7 @@ Places = Iterator[tuple[int, int]]  # [start, end) of bytes that are to become z
 
 _FILL = re.compile(rb"\xff+")  # a marker is FF and another byte, with any number of FF before it
 _AFTER_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")  # in a scan, FF is followed by a byte of data or a restart marker
+_NO_PACKET = re.compile(rb"\xff[\x90\x93-\xff]")  # among packets, only the marks of their starts and heads' ends (A.8)
 _STANDALONE = frozenset([0x01, *range(0xD0, 0xD8)])
 _FRAMES = frozenset([*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7])
 _TABLES = frozenset([0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xF8])  # with _FRAMES, all segments that say something of the image
@@ -112,7 +113,7 @@ def _wavelets(data: bytes) -> Places:
             yield here + 2, len(data)
             return
         if marker == 0x93:  # a tile-part's data, to where the tile-part ends; in them FF is followed by 8F at most
-            if tile and tile < here + 2:
+            if tile and (tile < here + 2 or _NO_PACKET.search(data, here + 2, tile)):
                 raise _broken()
             here = tile or data.find(b"\xff\xd9", here)
             if here < 0 or here >= len(data):  # cut before its end marker

@@ -135,7 +135,7 @@ def _wavelets(data: bytes, here: int) -> Iterator[tuple[int, int]]:
     while data[here : here + 2] != b"\xff\xd9":
         if data[here : here + 2] == b"\xff\x93":
             end = here + 2
-            while (end := data.find(b"\xff", end)) >= 0 and data[end + 1 : end + 2] < b"\x90":
+            while (end := data.find(b"\xff", end)) >= 0 and (data[end + 1 : end + 2] < b"\x90" or data[end + 1] in (0x91, 0x92)):
                 end += 1
             end = end if end >= 0 else len(data)
             yield here, end

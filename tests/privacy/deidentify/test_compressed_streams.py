@@ -179,3 +179,10 @@ def test_the_header_of_a_compressed_object_passes_without_its_pixels(bench):
     whole = file(JPEGBaseline8Bit, [jpeg(FRAMES[0])])
     outcome, written = bench(options=["113107"]).run(whole[: whole.rindex(b"\xe0\x7f\x10\0OB")])
     assert outcome.row["warnings"] == ["NO_PIXELS"] and b"\xe0\x7f\x10\0" not in written
+
+
+def test_marks_that_no_packet_may_hold_are_refused_and_those_it_may_hold_pass():
+    head = b"\xff\x4f\xff\x90\0\x0a\0\0" + struct.pack(">I", 22) + b"\0\1\xff\x93"
+    assert streams.beside(head + b"\xff\x91\0\x04\0\0ab"[:8] + b"\xff\xd9", JPEG2000Lossless, 1) == []
+    with pytest.raises(Refused, match="PIXELS_UNREADABLE"):
+        streams.beside(head + b"abc\xff\xddxyz" + b"\xff\xd9", JPEG2000Lossless, 1)
