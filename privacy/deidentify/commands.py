@@ -112,6 +112,11 @@ def _show(summary: Any) -> None:
     console = Console()
     console.print(table)
     console.print(f"{summary.outputs:,} files in OUT; {summary.fresh:,} done in {summary.seconds:,.1f} s")
+    if summary.set_aside:
+        console.print(
+            f"{summary.set_aside:,} copies under earlier rules, whose files have left STORE, were set aside in OUT/.partial/outdated: they are in no "
+            "manifest; delete them, or put the files back and run again"
+        )
 
 
 @app.command(epilog="Example: fedvision dicom inspect scan.dcm")

@@ -283,15 +283,18 @@ class Run:
         db.execute("COMMIT")
 
     def _outdated(self) -> None:
-        """Copies under other rules or another key, whose inputs are gone: they cannot be made anew, and OUT has one set of
-        rules."""
-        db = self.vault.db
+        """Copies under other rules or another key, whose inputs are gone, are set aside: they cannot be made anew, and OUT has one
+        set of rules."""
+        db, aside = self.vault.db, self.out / ".partial" / "outdated"
         old = db.execute("SELECT path, name FROM inputs WHERE out = ? AND state = 'deidentified' AND rules <> ?", (self.number, self.rules))
         db.execute("BEGIN IMMEDIATE")
         for path, name in old.fetchall():
             db.execute("DELETE FROM inputs WHERE out = ? AND path = ?", (self.number, path))
-            if db.execute("SELECT 1 FROM inputs WHERE out = ? AND name = ?", (self.number, name)).fetchone() is None:
-                (self.out / name).unlink(missing_ok=True)
+            shared = db.execute("SELECT 1 FROM inputs WHERE out = ? AND name = ?", (self.number, name)).fetchone() is not None
+            if not shared and (self.out / name).exists():
+                (aside / name).parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                os.replace(self.out / name, aside / name)
+                self.summary.set_aside += 1
         db.execute("COMMIT")
 
     def _forget(self, path: bytes, name: str) -> None:

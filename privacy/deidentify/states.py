@@ -77,7 +77,13 @@ class Skipped(Exception):
         self.kind = kind
 
 
-OF_THE_RUN = {"fresh", "waiting", "seconds", "sync_seconds"}  # how a run went: no part of what it leaves, however often it was stopped
+OF_THE_RUN = {
+    "fresh",
+    "waiting",
+    "set_aside",
+    "seconds",
+    "sync_seconds",
+}  # how a run went: no part of what it leaves, however often it was stopped
 
 
 @dataclass
@@ -90,6 +96,7 @@ class Summary:
     outputs: int = 0
     fresh: int = 0
     waiting: int = 0
+    set_aside: int = 0
     seconds: float = 0.0
     sync_seconds: float = 0.0
     head: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +116,7 @@ class Summary:
             "outputs": self.outputs,
             "fresh": self.fresh,
             "waiting": self.waiting,
+            "set_aside": self.set_aside,
             "seconds": round(self.seconds, 3),
             "sync_seconds": round(self.sync_seconds, 3),
             **self.head,

@@ -105,7 +105,7 @@ def test_a_file_that_lies_elsewhere_than_before_is_no_duplicate_of_itself(place)
     assert deidentify(store, out, site, POLICY).fresh == 0
 
 
-def test_what_cannot_be_made_anew_under_new_rules_is_taken_away(place):
+def test_what_cannot_be_made_anew_under_new_rules_is_set_aside(place):
     store, out, site = place
     for number in (1, 2, 3):
         (store / f"{number}.dcm").write_bytes(file(base(number)))
@@ -113,5 +113,8 @@ def test_what_cannot_be_made_anew_under_new_rules_is_taken_away(place):
     (store / "1.dcm").unlink()
     (store / "2.dcm").rename(store / "moved.dcm")
     assert deidentify(store, out, site, POLICY).outputs == 3  # what has left the store keeps its copy, under the same rules
+    old = {path.read_bytes() for path in out.glob("[!.]*/*/*.dcm")}
     summary = deidentify(store, out, site, Policy(options=["113106"]))
-    assert summary.outputs == 2 == len(list(out.glob("*/*/*.dcm"))) and not verify(out).findings
+    assert summary.outputs == 2 == len(list(out.glob("[!.]*/*/*.dcm"))) and not verify(out).findings
+    aside = [path.read_bytes() for path in (out / ".partial" / "outdated").rglob("*.dcm")]
+    assert summary.set_aside == 1 == len(aside) and aside[0] in old
