@@ -37,7 +37,7 @@ log = logging.getLogger("fedvision.ray")
 class Hand:
     """One worker.  coming: what it will answer next on its way to be of use; None once it is.  heard: the last request
     that it was told; late: until when its process has to be there; crash: where it writes
-    what kills it, if its own code does."""
+    what kills it, if its own code does; second: whether it took the place of one that did not come up."""
 
     number: int
     actor: Any
@@ -45,6 +45,7 @@ class Hand:
     late: float | None
     heard: int = -1
     gone: bool = False
+    second: bool = False
     who: str = "not up yet"
     crash: Path | None = None
 
@@ -84,6 +85,11 @@ class Crew:
             self._came(coming[done[0]])
         for hand in self.hands:
             if hand.coming is not None and hand.late is not None and time.monotonic() > hand.late:
+                if not hand.second:  # a process can hang while it starts, and hold its processor
+                    self._replace(
+                        hand, f"Ray worker {hand.number} was not there after {START_SECONDS / 2:.0f} s and is started once more", True
+                    )
+                    break
                 raise EngineError(
                     f"a Ray worker's process was not there after {START_SECONDS:.0f} s: of engine.workers = {len(self.hands)}, "
                     f"{len(self.able())} are; free of the cluster now: {_shown(ray.available_resources())}; ask for fewer workers, or wait"
@@ -126,14 +132,14 @@ class Crew:
             f"{self.experiment.engine.site_seconds:g}",
         )
 
-    def _replace(self, hand: Hand, what: str) -> None:
+    def _replace(self, hand: Hand, what: str, second: bool = False) -> None:
         hand.gone = True
         self.cluster.dismiss(hand.actor)
         log.warning(what)
-        self.hands[self.hands.index(hand)] = self._greeted(hand.number, self.cluster.hire())
+        self.hands[self.hands.index(hand)] = self._greeted(hand.number, self.cluster.hire(), second)
 
-    def _greeted(self, number: int, actor: Any) -> Hand:
-        return Hand(number, actor, actor.hello.remote(), time.monotonic() + START_SECONDS)
+    def _greeted(self, number: int, actor: Any, second: bool = False) -> Hand:
+        return Hand(number, actor, actor.hello.remote(), time.monotonic() + START_SECONDS / 2, second=second)
 
     def _came(self, hand: Hand) -> None:
         """A hand's process is there, or it is set up, or neither."""

@@ -13,7 +13,9 @@ from fedvision.data.federation import open_federated
 from fedvision.errors import EngineError
 from fedvision.sums import Total
 from fedvision.types import Added, EvaluateRequest, Measured, Subtotal, TrainRequest
+from simulations import ray_crew
 from simulations.inline import Inline
+from simulations.ray_crew import Crew, Hand
 from simulations.ray_exchange import OnRay, on_ray
 from simulations.setting import Setting
 
@@ -150,3 +152,17 @@ def test_a_site_that_fails_tells_the_runs_own_log_where(a_ray: Any, run: Callabl
     blocks = {"federation": {"rounds": 1, "on_missing": "skip", "max_examples": 100_000}, "encoding": {"range_weights": 1e-9}}
     said = [run(name, engine, **blocks)[0].rounds()[0]["declined"] for name, engine in (("loop", {"name": "inline"}), ("ray", workers(1)))]
     assert said[0] == said[1] != {}
+
+
+def test_a_worker_that_does_not_come_up_is_started_once_more(a_ray: Any, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    greeted = Crew._greeted
+
+    def late(self: Crew, number: int, actor: Any, second: bool = False) -> Hand:
+        hand = greeted(self, number, actor, second)
+        hand.late = hand.late if second else 0.0
+        return hand
+
+    monkeypatch.setattr(Crew, "_greeted", late)
+    monkeypatch.setattr(ray_crew, "_LOOK_SECONDS", 0.01)
+    folder, summary = run("ray", workers(1), federation={"rounds": 1})
+    assert summary["status"] == "completed" and "started once more" in (folder.path / "run.log").read_text()
