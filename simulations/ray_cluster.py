@@ -20,7 +20,7 @@ from fedvision.errors import EngineError
 from fedvision.experiment import Engine
 from simulations.ray_bare import start
 
-START_SECONDS = 180.0  # for a worker's process to be there, on a machine that is busy with other things
+START_SECONDS = 180.0  # for a worker's process to be there, on a busy machine; one that is not after half of it is started once more
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a worker without a share of a GPU sees what the inline engine sees

@@ -10,8 +10,6 @@ from fedvision.types import Lost, SecureReply
 from privacy.secure_aggregation.messages import Begin, Keys, Masked, Refusal, from_bytes, to_bytes
 from privacy.secure_aggregation.site import SecureSite
 
-WAITS = {"federation": {"rounds": 1, "min_replies": 7, "on_missing": "wait", "max_attempts": 3}}
-
 
 def begun(asked: Any) -> list[str]:
     """The sites that are asked for a vector."""
